@@ -1,0 +1,122 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+
+from fedsim.errors import ExtraMissing, RunFailed, ScenarioError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+ScenarioFile = Annotated[Path, typer.Argument(help="A scenario file (YAML).", show_default=False)]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Changes, as local.steps=5.")]
+DataFolder = Annotated[Path | None, typer.Option("--data", help="A folder to look for data in first.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+
+
+@app.command()
+def run(
+    scenario: ScenarioFile,
+    overrides: Overrides = None,
+    data: DataFolder = None,
+    out: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Run a scenario: print what it took and write a run folder."""
+    from fedsim import experiment
+    from fedsim.scenario import read
+    from fedsim.terminal import ProgressBar, table, verdict
+
+    changes = overrides or []
+    arms = len(read(scenario, changes))
+    with ProgressBar(Console(stderr=True), arms) as bar:
+        result = experiment.run(scenario, *changes, data=data, out=out, watch=bar.watch)
+    if as_json:
+        last = {arm.label: arm.metrics.iloc[-1].to_dict() for arm in result.arms}
+        typer.echo(json.dumps({"path": str(result.path), "runs": last}))
+        return
+    console = Console()
+    console.print(table(result.arms))
+    for line in verdict(result.arms):
+        console.print(line, highlight=False)
+    console.print(f"run folder: {result.path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def check(scenario: ScenarioFile, overrides: Overrides = None, data: DataFolder = None, as_json: Json = False) -> None:
+    """Print the resolved scenario and what it will cost, without training anything."""
+    from fedsim import experiment
+    from fedsim.scenario import read
+    from fedsim.terminal import clock, traffic
+
+    arms = read(scenario, overrides or [])
+    costs = [experiment.foresee(experiment.assemble(arm, data)) for arm in arms]
+    if as_json:
+        pairs = zip(arms, costs, strict=True)
+        typer.echo(json.dumps([{"label": a.label, "scenario": a.resolved, "cost": cost} for a, cost in pairs]))
+        return
+    for arm, cost in zip(arms, costs, strict=True):
+        typer.echo(f"# {arm.label}\n{yaml.safe_dump(arm.resolved, sort_keys=False)}")
+        typer.echo(
+            f"# costs {clock(cost['time_s'])} of virtual time, {cost['versions']} versions, {cost['updates']} updates "
+            f"({cost['lost']} lost), {traffic(cost['bytes_down'])} down, {traffic(cost['bytes_up'])} up, "
+            f"about {traffic(cost['memory'])} of memory{cost['caveat']}\n"
+        )
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of scenario files, by which editors complete them."""
+    from fedsim.scenario import json_schema
+
+    typer.echo(json.dumps(json_schema(), indent=2))
+
+
+@app.command("list")
+def list_(as_json: Json = False) -> None:
+    """Every plug-in by family, with its arguments."""
+    from fedsim.scenario import plugins
+
+    known = plugins()
+    if as_json:
+        typer.echo(json.dumps(known))
+        return
+    for family, members in known.items():
+        typer.echo(family)
+        for name, arguments in members.items():
+            typer.echo(f"  {name}({', '.join(arguments)})")
+
+
+@app.command()
+def data(
+    name: Annotated[str, typer.Argument(help="Such as fashion_mnist.")],
+    folder: Annotated[Path, typer.Option("--data", help="Where to put it.")] = Path("data"),
+) -> None:
+    """Download a dataset (needs the network and the extra `hub`)."""
+    from fedsim.data.fetch import fetch
+
+    typer.echo(f"wrote {fetch(name, folder)}")
+
+
+def main() -> None:
+    """Run the command line; every failure is a sentence and an exit code (1 failed, 2 bad input, 4 extra missing)."""
+    sys.path.append(str(Path.cwd()))  # so that a scenario may name plug-ins of the folder one works in
+    try:
+        app()
+    except ScenarioError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(4 if isinstance(error, ExtraMissing) else 2)
+    except RunFailed as error:
+        typer.echo(f"the run failed: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Datasets as tensors, and partitions that share them out among clients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from fedsim.data.dataset import Dataset
+from fedsim.data.folders import data_folders
+from fedsim.data.images import Cifar10, Digits, FashionMnist, Mnist
+from fedsim.data.partitions import (
+    Dirichlet,
+    Iid,
+    LabelSwap,
+    Natural,
+    Partition,
+    Parts,
+    Shards,
+    WithReplacement,
+)
+from fedsim.data.tabular import HeartDisease
+from fedsim.data.text import Shakespeare
+
+
+class Source(Protocol):
+    """Where a dataset comes from, and how it is shared out."""
+
+    @property
+    def partition(self) -> Partition:
+        """How the training examples are shared out."""
+        ...
+
+    def load(self, folders: Sequence[Path]) -> Dataset:
+        """Read it from the first of the folders that has it; raises DataMissing if none has."""
+        ...
+
+
+DATA: dict[str, type[Source]] = {
+    "digits": Digits,
+    "mnist": Mnist,
+    "fashion_mnist": FashionMnist,
+    "cifar10": Cifar10,
+    "shakespeare": Shakespeare,
+    "heart_disease": HeartDisease,
+}
+
+PARTITIONS: dict[str, type[Partition]] = {
+    "iid": Iid,
+    "dirichlet": Dirichlet,
+    "shards": Shards,
+    "natural": Natural,
+    "label_swap": LabelSwap,
+    "with_replacement": WithReplacement,
+}
+
+__all__ = [
+    "DATA",
+    "PARTITIONS",
+    "Cifar10",
+    "Dataset",
+    "Digits",
+    "Dirichlet",
+    "FashionMnist",
+    "HeartDisease",
+    "Iid",
+    "LabelSwap",
+    "Mnist",
+    "Natural",
+    "Partition",
+    "Parts",
+    "Shakespeare",
+    "Shards",
+    "Source",
+    "WithReplacement",
+    "data_folders",
+]

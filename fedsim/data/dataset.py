@@ -1,0 +1,92 @@
+"""What a model learns from: examples and labels as tensors, for training and for testing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedsim.errors import ScenarioError
+from fedsim.rng import stream
+
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A classification problem; the clients' shares of the training examples are a partition's matter.
+
+    Raises ScenarioError if it does not fit together.
+    """
+
+    x: Tensor
+    """Training inputs: float32 (n, channels, height, width) or (n, features), or int64 (n, length) character codes."""
+    y: Tensor
+    """Training labels, int64 (n,), each in [0, classes)."""
+    x_test: Tensor
+    """Test inputs, like `x`."""
+    y_test: Tensor
+    """Test labels, like `y`."""
+    classes: int
+    groups: np.ndarray | None = None
+    """Whose each training example is by nature (hospital, role): codes (n,), every code in use; None: nobody's."""
+    group_names: tuple[str, ...] = ()
+    """What the codes in `groups` stand for."""
+    vocabulary: str = ""
+    """What the codes in `x` and `y` stand for where they are characters: the i-th character has code i."""
+
+    def __post_init__(self) -> None:
+        _fits(self.x, self.y, self.classes, "training")
+        _fits(self.x_test, self.y_test, self.classes, "test")
+        if self.x.shape[1:] != self.x_test.shape[1:] or self.x.dtype != self.x_test.dtype:
+            raise ScenarioError("training and test inputs differ in shape or type")
+        if self.vocabulary:
+            self._check_codes()
+        if self.groups is not None:
+            self._check_groups(self.groups)
+
+    def _check_codes(self) -> None:
+        size = len(self.vocabulary)
+        if any(codes.is_floating_point() or codes.min() < 0 or codes.max() >= size for codes in (self.x, self.x_test)):
+            raise ScenarioError(f"inputs must be integer codes of a vocabulary of {size} characters")
+
+    def _check_groups(self, groups: np.ndarray) -> None:
+        if groups.shape != self.y.shape:
+            raise ScenarioError(f"{len(self)} training examples need as many group codes, not {groups.shape}")
+        if not np.array_equal(np.unique(groups), np.arange(len(self.group_names))):
+            raise ScenarioError(f"group codes must be all of 0 to {len(self.group_names) - 1}, as there are names")
+
+    def __len__(self) -> int:
+        """How many training examples there are."""
+        return len(self.y)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one example."""
+        return tuple(self.x.shape[1:])
+
+
+def _fits(x: Tensor, y: Tensor, classes: int, part: str) -> None:
+    if y.dtype != torch.int64 or x.dtype not in (torch.float32, torch.int64):
+        raise ScenarioError(f"{part} labels must be int64 and inputs float32 or int64, not {y.dtype} and {x.dtype}")
+    if y.dim() != 1 or not 0 < len(y) == len(x):
+        raise ScenarioError(f"{part} set needs examples and a label for each, not {len(x)} and {tuple(y.shape)}")
+    if y.min() < 0 or y.max() >= classes:
+        raise ScenarioError(f"{part} labels must lie in [0, {classes}), not in [{y.min()}, {y.max()}]")
+    if not all(extreme.isfinite() for extreme in torch.aminmax(x)):  # NaN passes through min and max
+        raise ScenarioError(f"{part} inputs must be finite")
+
+
+def held_out(count: int, *name: object) -> np.ndarray:
+    """Which of `count` examples are for testing: a fifth, the same in every run, as a mask (count,).
+
+    >>> held_out(10, "digits").sum()
+    np.int64(2)
+    """
+    mask = np.zeros(count, dtype=bool)
+    mask[stream(0, "held out", *name).permutation(count)[: count // 5]] = True
+    return mask

@@ -1,0 +1,251 @@
+"""Partitions: which training examples each client holds, and under which labels.
+
+All draws are addressed by the seed, so a partition depends on the dataset, the number of clients and the seed alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import Annotated, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+from pydantic import Field
+
+from fedsim.data.dataset import Count, Dataset
+from fedsim.errors import ScenarioError
+from fedsim.rng import stream
+from fedsim.units import Probability
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The clients' shares of a training set."""
+
+    indices: list[np.ndarray]
+    """For each client the positions of its examples in the training set, int64."""
+    labels: list[np.ndarray] | None = None
+    """For each client the labels that it sees, int64, in the order of `indices`; None: the dataset's own."""
+
+    def __post_init__(self) -> None:
+        if self.labels is not None and [len(part) for part in self.labels] != self.sizes:
+            raise ScenarioError("a part needs as many labels as examples")
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many examples each client holds."""
+        return [len(part) for part in self.indices]
+
+
+@runtime_checkable
+class Partition(Protocol):
+    """A rule that shares out a training set."""
+
+    cover: ClassVar[bool]
+    """Whether every training example belongs to exactly one client."""
+
+    def split(self, dataset: Dataset, clients: int, seed: int) -> Parts:
+        """One part for each client. Raises ScenarioError if there cannot be so many."""
+        ...
+
+
+def check_clients(dataset: Dataset, clients: int, smallest: int = 1) -> None:
+    """Refuse numbers of clients that cannot all have `smallest` examples."""
+    if clients < 1:
+        raise ScenarioError(f"a partition needs at least 1 client, not {clients}")
+    if clients * smallest > len(dataset):
+        raise ScenarioError(f"{len(dataset)} training examples are too few for {clients} clients with {smallest} each")
+
+
+def parts_of(owner: np.ndarray, clients: int) -> Parts:
+    """The disjoint cover in which example i belongs to client owner[i].
+
+    >>> parts_of(np.array([1, 0, 1]), clients=2).indices
+    [array([1]), array([0, 2])]
+    """
+    ends = np.cumsum(np.bincount(owner, minlength=clients))
+    return Parts(np.split(np.argsort(owner, kind="stable"), ends[:-1]))
+
+
+def apportion(shares: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers that sum to `total`, in proportion to `shares`: rounded down, the rest to the largest remainders.
+
+    >>> apportion(np.array([0.5, 0.26, 0.24]), 10)
+    array([5, 3, 2])
+    """
+    exact = shares / shares.sum() * total
+    counts = np.floor(exact).astype(np.int64)
+    rest = total - counts.sum()
+    counts[np.argsort(counts - exact, kind="stable")[:rest]] += 1
+    return counts
+
+
+@dataclass(frozen=True)
+class Iid:
+    """Everybody has a random sample of the same size, give or take one example."""
+
+    cover: ClassVar[bool] = True
+
+    def split(self, dataset: Dataset, clients: int, seed: int) -> Parts:
+        """Deal the shuffled examples out in turn."""
+        check_clients(dataset, clients)
+        return parts_of(stream(seed, "partition").permutation(np.arange(len(dataset)) % clients), clients)
+
+
+@dataclass(frozen=True)
+class Dirichlet:
+    """Label skew: each class is divided among the clients in proportions drawn from a symmetric Dirichlet law.
+
+    Of the two common definitions this is the one of Yurochkin et al. (ICML 2019), proportions of each class over
+    clients, so parts differ in size too; the other (Hsu et al., 2019) draws a mix of classes for each client.
+    flwr-datasets' DirichletPartitioner has the same law. It redraws everything while a part is too small (10 by
+    default) and gives up after ten redraws; here random examples move from the largest part to those too small,
+    so any alpha ends, and only the parts concerned leave the law.
+    """
+
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """Concentration: small is skewed, large is even."""
+    smallest: Annotated[int, Field(ge=0)] = 1
+    """No part is smaller than this many examples; 0 allows empty parts."""
+    cover: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < inf:
+            raise ValueError(f"alpha must be positive and finite, not {self.alpha}")
+
+    def split(self, dataset: Dataset, clients: int, seed: int) -> Parts:
+        """Divide class by class, then move examples to parts that are too small."""
+        check_clients(dataset, clients, self.smallest)
+        rng, labels = stream(seed, "partition"), dataset.y.numpy()
+        owner = np.empty(len(labels), dtype=np.int64)
+        for label in range(dataset.classes):
+            members = rng.permutation(np.flatnonzero(labels == label))
+            shares = rng.dirichlet(np.full(clients, self.alpha))
+            owner[members] = np.repeat(np.arange(clients), apportion(shares, len(members)))
+        _top_up(owner, clients, self.smallest, rng)
+        return parts_of(owner, clients)
+
+
+def _top_up(owner: np.ndarray, clients: int, smallest: int, rng: np.random.Generator) -> None:
+    sizes = np.bincount(owner, minlength=clients)
+    for poor in np.flatnonzero(sizes < smallest):
+        while sizes[poor] < smallest:
+            rich = sizes.argmax()
+            owner[rng.choice(np.flatnonzero(owner == rich))] = poor
+            sizes[rich] -= 1
+            sizes[poor] += 1
+
+
+@dataclass(frozen=True)
+class Shards:
+    """Label skew: the examples, sorted by label, are cut into equal shards, and each client has a few of them.
+
+    McMahan et al. (AISTATS 2017), section 3, with 2 shards of 300 examples for each of 100 clients.
+    """
+
+    per_client: Count = 2
+    cover: ClassVar[bool] = True
+
+    def split(self, dataset: Dataset, clients: int, seed: int) -> Parts:
+        """Sort, cut and deal; shards differ in size by at most one example."""
+        check_clients(dataset, clients, self.per_client)
+        rng, shards = stream(seed, "partition"), clients * self.per_client
+        order = rng.permutation(len(dataset))
+        order = order[np.argsort(dataset.y.numpy()[order], kind="stable")]
+        owner = np.empty(len(dataset), dtype=np.int64)
+        owner[order] = rng.permutation(shards)[np.arange(len(dataset)) * shards // len(dataset)] // self.per_client
+        return parts_of(owner, clients)
+
+
+@dataclass(frozen=True)
+class Natural:
+    """Everybody has what is theirs by nature: client i is the i-th group (hospital, role).
+
+    With fewer clients than groups, each further group joins the client that holds the fewest examples, so nothing is
+    left out. More clients than groups is an error: a group is not divided.
+    """
+
+    cover: ClassVar[bool] = True
+
+    def split(self, dataset: Dataset, clients: int, seed: int) -> Parts:
+        """Follow the dataset's groups."""
+        check_clients(dataset, clients)
+        if dataset.groups is None:
+            raise ScenarioError("partition natural needs groups, such as shakespeare's roles; this dataset has none")
+        group_sizes = np.bincount(dataset.groups)
+        if clients > len(group_sizes):
+            raise ScenarioError(f"partition natural: {clients} clients cannot share {len(group_sizes)} groups")
+        client_of, sizes = np.empty(len(group_sizes), dtype=np.int64), np.zeros(clients, dtype=np.int64)
+        for group, size in enumerate(group_sizes):
+            client_of[group] = sizes.argmin()
+            sizes[client_of[group]] += size
+        return parts_of(client_of[dataset.groups], clients)
+
+
+Pair = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+
+
+@dataclass(frozen=True)
+class LabelSwap:
+    """Clients who disagree: an IID split, then a fraction of the examples of two classes get each other's label.
+
+    Even clients swap one pair of classes, odd clients another. FedStale (Rodio and Neglia, 2024), whose fraction is
+    the data heterogeneity h; its pairs are 0-1 and 8-9 on MNIST, 3-5 and 2-6 on CIFAR-10. Only training labels are
+    swapped here; the paper also swaps those of each client's local test set.
+    """
+
+    fraction: Probability
+    even: Pair = (0, 1)
+    odd: Pair = (8, 9)
+    cover: ClassVar[bool] = True
+
+    def split(self, dataset: Dataset, clients: int, seed: int) -> Parts:
+        """Split as Iid does under the same seed, then swap."""
+        for pair in (self.even, self.odd):
+            if max(pair) >= dataset.classes or pair[0] == pair[1]:
+                raise ScenarioError(f"label_swap needs two different classes below {dataset.classes}, not {pair}")
+        indices = Iid().split(dataset, clients, seed).indices
+        labels = dataset.y.numpy()
+        return Parts(indices, [self._swapped(labels[part], client, seed) for client, part in enumerate(indices)])
+
+    def _swapped(self, labels: np.ndarray, client: int, seed: int) -> np.ndarray:
+        rng, swapped = stream(seed, "label swap", client), labels.copy()
+        one, other = self.odd if client % 2 else self.even
+        for old, new in ((one, other), (other, one)):
+            members = np.flatnonzero(labels == old)
+            swapped[rng.permutation(members)[: round(self.fraction * len(members))]] = new
+        return swapped
+
+
+@dataclass(frozen=True)
+class WithReplacement:
+    """Label skew with equal sizes: each client draws a mix of classes, then examples with replacement from the classes.
+
+    FedFix (Fraboni et al., JMLR 2023): the mix is Dirichlet(alpha); clients overlap and may hold an example twice;
+    alpha 0 gives client i the class i mod classes alone. A client's class counts are its mix times its size, to the
+    nearest whole examples. The single-merge paper (Zhu et al., 2025) has the same law but draws anew in every round;
+    a part drawn once with many `examples` comes close.
+    """
+
+    alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    examples: Count | None = None
+    """How many examples each client draws; none given: the training set's size divided by the number of clients."""
+    cover: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha < inf:
+            raise ValueError(f"alpha must be finite and not negative, not {self.alpha}")
+
+    def split(self, dataset: Dataset, clients: int, seed: int) -> Parts:
+        """Classes without training examples take no part."""
+        check_clients(dataset, clients, smallest=0 if self.examples else 1)
+        labels = dataset.y.numpy()
+        pools = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        size = self.examples or len(dataset) // clients
+        return Parts([self._draw(pools, size, client, seed) for client in range(clients)])
+
+    def _draw(self, pools: list[np.ndarray], size: int, client: int, seed: int) -> np.ndarray:
+        rng = stream(seed, "partition", client)
+        mix = rng.dirichlet(np.full(len(pools), self.alpha)) if self.alpha else np.eye(len(pools))[client % len(pools)]
+        counts = apportion(mix, size)
+        return np.concatenate([rng.choice(pool, count) for pool, count in zip(pools, counts, strict=True)])

@@ -1,0 +1,43 @@
+"""What can go wrong, in the words of the user's world."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ScenarioError(ValueError):
+    """The scenario asks for something that does not exist, does not fit or cannot be had (exit code 2)."""
+
+
+class DataMissing(ScenarioError):
+    """A file that the scenario needs is in none of the data folders."""
+
+
+class ExtraMissing(ScenarioError):
+    """An optional dependency is not installed (exit code 4)."""
+
+
+class RunFailed(RuntimeError):
+    """The run could not go on (exit code 1)."""
+
+
+class TrainingFailed(RunFailed):
+    """A client's local training broke; names the client, the virtual time that needed it, and the cause."""
+
+
+class Stalled(RunFailed):
+    """Virtual time cannot, or only for ever and in vain, go on."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a name that does not exist.
+
+    >>> nearest("fedbuf", ["fedavg", "fedbuff"])
+    'did you mean fedbuff?'
+    >>> nearest("xyz", ["fedavg", "fedbuff"])
+    'there are: fedavg, fedbuff'
+    """
+    known = sorted(known)
+    close = get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are: {', '.join(known) or 'none'}"

@@ -1,0 +1,11 @@
+"""Where and when local training is computed: null, inline, stacked. What it yields is the trainer's affair."""
+
+from __future__ import annotations
+
+from fedsim.executors.inline import Inline
+from fedsim.executors.null import Null
+from fedsim.executors.stacked import Stacked
+
+EXECUTORS = {"null": Null, "inline": Inline, "stacked": Stacked}
+
+__all__ = ["EXECUTORS", "Inline", "Null", "Stacked"]

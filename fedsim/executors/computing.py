@@ -1,0 +1,47 @@
+"""Run a batch of tasks, and if it breaks say whose task it was and when it was needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import isfinite
+
+from fedsim.errors import TrainingFailed
+from fedsim.units import written_duration
+from fedsim.work import Deferred, LocalResult, LocalTask
+
+Train = Callable[[Sequence[LocalTask]], list[LocalResult]]
+
+
+def compute(train: Train, company: Sequence[Deferred]) -> None:
+    """Fill in the values of all in `company` by one call of `train`.
+
+    Raises:
+        TrainingFailed: with the client, the virtual time that needed it and the cause.
+    """
+    try:
+        results = train([deferred.task for deferred in company])
+    except Exception as cause:
+        raise _blame(train, company, cause) from cause
+    for deferred, result in zip(company, results, strict=True):
+        if not isfinite(result.loss):
+            raise _failure([deferred], f"its loss is {result.loss}: it diverged (lower the learning rate?)")
+        deferred.value = result
+
+
+def _blame(train: Train, company: Sequence[Deferred], cause: Exception) -> TrainingFailed:
+    """The first who fails alone too; a fault that needs company is everybody's."""
+    for deferred in company:
+        try:
+            train([deferred.task])
+        except Exception as alone:
+            return _failure([deferred], f"{type(alone).__name__}: {alone}")
+    return _failure(company, f"{type(cause).__name__}: {cause}")
+
+
+def _failure(company: Sequence[Deferred], cause: str) -> TrainingFailed:
+    who = ", ".join(str(deferred.task.client) for deferred in company)
+    first = company[0]
+    return TrainingFailed(
+        f"local training of client {who} (its training number {first.task.ordinal}), "
+        f"due at virtual time {written_duration(first.due)}, failed: {cause}"
+    )

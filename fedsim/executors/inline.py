@@ -1,0 +1,25 @@
+"""Each task alone, as soon as it is submitted."""
+
+from __future__ import annotations
+
+from fedsim.executors.computing import Train, compute
+from fedsim.work import Deferred, LocalTask
+
+
+class Inline:
+    """The plainest meaning of local training, and so the oracle of the other executors."""
+
+    def __init__(self, train: Train):
+        self.train = train
+        self.trained = 0
+
+    def submit(self, task: LocalTask, due: int) -> Deferred:
+        """Train now."""
+        deferred = Deferred(task, due, self)
+        self.compute(deferred)
+        return deferred
+
+    def compute(self, wanted: Deferred) -> None:
+        """Train this one."""
+        compute(self.train, [wanted])
+        self.trained += 1

@@ -1,0 +1,89 @@
+"""Who takes part: devices, and when they are there, slow or broken. Knows time, and no numbers of learning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from fedsim.fleet import availability, devices, stragglers
+from fedsim.fleet.availability import Availability
+from fedsim.fleet.devices import Device, Devices
+from fedsim.fleet.failures import Failures, Fate
+from fedsim.fleet.stragglers import Stragglers
+from fedsim.units import FOREVER
+
+__all__ = [
+    "AVAILABILITY",
+    "DEVICES",
+    "STRAGGLERS",
+    "Availability",
+    "Device",
+    "Devices",
+    "Failures",
+    "Fate",
+    "Fleet",
+    "Stragglers",
+]
+
+DEVICES: dict[str, Callable[..., Devices]] = {
+    "constant": devices.Constant,
+    "lognormal": devices.Lognormal,
+    "fedscale": devices.FedScale,
+    "ai_benchmark": devices.AIBenchmark,
+    "csv": devices.Csv,
+}
+AVAILABILITY: dict[str, Callable[..., Availability]] = {
+    "always": Availability,
+    "bernoulli": availability.Bernoulli,
+    "markov": availability.Markov,
+    "diurnal": availability.Diurnal,
+    "trace": availability.Trace,
+}
+STRAGGLERS: dict[str, Callable[..., Stragglers]] = {
+    "none": Stragglers,
+    "lognormal": stragglers.Lognormal,
+    "pareto": stragglers.Pareto,
+    "exponential": stragglers.Exponential,
+    "gilbert_elliott": stragglers.GilbertElliott,
+    "trace": stragglers.Trace,
+}
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """All clients, numbered as their devices are, and what the clock has to know of them.
+
+    >>> fleet = Fleet([Device(down=1e6, up=1e6, seconds_per_example=0.03)])
+    >>> fleet.training_time(0, ordinal=0, examples=10, flops_per_example=1e6)
+    300000
+    """
+
+    devices: list[Device] = field(repr=False)
+    availability: Availability = field(default_factory=Availability)
+    stragglers: Stragglers = field(default_factory=Stragglers)
+    failures: Failures = field(default_factory=Failures)
+    seed: int = 0
+
+    def training_time(self, client: int, ordinal: int, examples: int, flops_per_example: float) -> int:
+        """Microseconds, at least 1, that the client's n-th local training takes, if it succeeds."""
+        usual = self.devices[client].training_time(examples, flops_per_example)
+        factor = self.stragglers.factor(client, ordinal, self.seed)
+        return usual if factor == 1 else math.ceil(min(usual * factor, FOREVER))
+
+    def fate(self, client: int, ordinal: int) -> Fate | None:
+        """What befalls the client's n-th local training; None where it succeeds."""
+        return self.failures.fate(client, ordinal, self.seed)
+
+    def windows(self, client: int) -> Iterator[tuple[int, int]]:
+        """When the client is on: [start, end) in microseconds, see Availability."""
+        return self.availability.windows(client, self.seed)
+
+    @property
+    def by_rounds(self) -> bool:
+        """Whether clients take part round by round, rather than whenever they are on."""
+        return type(self.availability).present is not Availability.present
+
+    def present(self, client: int, round: int) -> bool:  # noqa: A002
+        """Whether the client takes part in a round, where time goes by rounds."""
+        return self.availability.present(client, round, self.seed)

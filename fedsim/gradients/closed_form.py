@@ -1,0 +1,94 @@
+"""Gradients of dense networks by hand, for all clients of a stack in a few batched products.
+
+A client's numbers are the same to the last bit in whatever company they are computed. Elementwise operations and sums
+along an axis are so by nature. Batched products (`bmm`) are so on two conditions, found by trying 400 random shapes:
+the BLAS library (MKL) must not choose its path by the alignment of a row in memory, which its strict mode forbids at
+no measurable cost; and there must be no fewer clients than threads, as it would split one product among several.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # read by MKL at its first product
+
+
+@contextmanager
+def at_most(threads: int) -> Iterator[None]:
+    """So many threads within one operation of torch, or fewer if that is the rule outside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, threads))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class ClosedForm:
+    """Of a sequence of linear layers with ReLU between them, under mean cross-entropy; without autograd."""
+
+    def __init__(self, module: nn.Module) -> None:
+        """`module` must suit."""
+        linear = [(name, layer) for name, layer in module.named_children() if isinstance(layer, nn.Linear)]
+        self.layers = [(f"{name}.weight", f"{name}.bias") for name, _ in linear]
+        self.widths = [linear[0][1].in_features, *(layer.out_features for _, layer in linear)]
+
+    @staticmethod
+    def suits(module: nn.Module) -> bool:
+        """Whether it is Flatten, then Linear and ReLU in turn, each Linear with its own weights and bias."""
+        if type(module) is not nn.Sequential:
+            return False
+        layers = list(module)[1:] if len(module) and type(module[0]) is nn.Flatten else list(module)
+        linear, between = layers[::2], layers[1::2]
+        return (
+            len(layers) % 2 == 1
+            and all(type(layer) is nn.Linear and layer.bias is not None for layer in linear)
+            and all(type(layer) is nn.ReLU for layer in between)
+            and len({id(parameter) for layer in linear for parameter in layer.parameters()}) == 2 * len(linear)
+            and all(layer.out_features > 1 for layer in linear)  # else torch takes a lone client another way
+        )
+
+    def working_set(self, size: int, batch: int) -> int:
+        """Bytes that a client's step touches: parameters, gradients, inputs, and activations with their gradients."""
+        return 4 * (2 * size + batch * (self.widths[0] + 2 * sum(self.widths[1:])))
+
+    def __call__(self, params: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """See `Gradients`."""
+        with at_most(len(y)):
+            inputs, scores = self._forward(params, x.flatten(2))
+            losses, slope = _cross_entropy(scores, y)
+            return self._backward(params, inputs, slope), losses
+
+    def _forward(self, params: Mapping[str, Tensor], x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The input (K, B, width) of each layer, and the scores (K, classes, B)."""
+        inputs = [x]
+        for weight, bias in self.layers[:-1]:
+            inputs.append(torch.baddbmm(params[bias].unsqueeze(1), inputs[-1], params[weight].mT).relu_())
+        weight, bias = self.layers[-1]
+        return inputs, torch.baddbmm(params[bias].unsqueeze(2), params[weight], inputs[-1].mT)
+
+    def _backward(self, params: Mapping[str, Tensor], inputs: list[Tensor], slope: Tensor) -> dict[str, Tensor]:
+        """Gradients, from the loss's `slope` (K, B, classes) with respect to the scores."""
+        grads = {}
+        for (weight, bias), given in zip(reversed(self.layers), reversed(inputs), strict=True):
+            grads[weight] = torch.bmm(slope.mT, given)
+            grads[bias] = slope.sum(1)
+            if given is not inputs[0]:
+                slope = torch.ops.aten.threshold_backward(torch.bmm(slope, params[weight]), given, 0)
+        return grads
+
+
+def _cross_entropy(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Losses (K, B) and the slope (K, B, classes) of their mean over B, from scores (K, classes, B).
+
+    Examples stand last, as then softmax runs over all of them at once: 17 times faster with 10 classes.
+    """
+    log_chance, label = scores.log_softmax(1), y.unsqueeze(1)
+    losses = log_chance.gather(1, label).squeeze(1).neg_()
+    slope = log_chance.exp_().scatter_add_(1, label, scores.new_tensor(-1.0).expand(label.shape))
+    return losses, slope.div_(y.shape[1]).mT

@@ -1,0 +1,67 @@
+"""What is learned: modules without buffers that training would change, and what they cost.
+
+Every member of `MODELS` is given `shape` (of one example) and `classes`; text models also `vocabulary`. The rest is YAML.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils.flop_counter import FlopCounterMode
+
+from fedsim import rng
+from fedsim.errors import ScenarioError
+from fedsim.models.convolutional import cnn_cifar, cnn_mnist, resnet
+from fedsim.models.dense import logistic, mlp
+from fedsim.models.text import char_lstm
+from fedsim.vector import Layout
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "logistic": logistic,
+    "mlp": mlp,
+    "cnn_mnist": cnn_mnist,
+    "cnn_cifar": cnn_cifar,
+    "resnet": resnet,
+    "char_lstm": char_lstm,
+}
+
+
+def check_trainable(module: nn.Module) -> None:
+    """ValueError if a client's result would depend on more than parameters and batches."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, _BatchNorm):
+            raise ValueError(f"layer {name!r} is a BatchNorm, whose running averages no policy shares; use GroupNorm")
+        if isinstance(layer, _DropoutNd) or (isinstance(layer, nn.RNNBase) and layer.dropout):
+            raise ValueError(f"layer {name!r} drops units at random, which is not supported yet; remove it")
+    if not any(True for _ in module.parameters()):
+        raise ValueError("the model has no parameters to train")
+
+
+def initial_params(build: Callable[[], nn.Module], seed: int) -> tuple[nn.Module, Tensor]:
+    """Build a module and its start (P,) from the stream `(seed, "model")`; torch's global state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(rng.key(seed, "model") % 2**63)
+        module = build()
+    check_trainable(module)
+    return module, Layout.of(module).flatten(module)
+
+
+def training_flops(module: nn.Module, example: Tensor) -> float:
+    """FLOPs of training on one example (1, *shape), forward and backward; a multiplication with an addition is two.
+
+    Counts products of matrices and convolutions, as torch does, on the meta device: nothing is computed. There an LSTM
+    falls apart into its products, so that it is counted exactly too. ScenarioError if the model cannot take the example.
+    """
+    twin = copy.deepcopy(module).to("meta")
+    try:
+        with FlopCounterMode(display=False) as counter:
+            twin(example.to("meta")).sum().backward()
+    except (RuntimeError, TypeError) as error:
+        kind = f"{tuple(example.shape[1:])} of {example.dtype}"
+        raise ScenarioError(f"the model cannot take examples of shape {kind}: {error}") from None
+    return float(counter.get_total_flops())

@@ -1,0 +1,29 @@
+"""Models of fully connected layers; plain sequences, so that their gradients have a closed form."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Annotated
+
+from pydantic import Field
+from torch import nn
+
+Width = Annotated[int, Field(ge=1)]
+
+
+def logistic(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Multinomial logistic regression: one linear layer."""
+    return mlp(shape, classes, hidden=[])
+
+
+def mlp(shape: tuple[int, ...], classes: int, hidden: list[Width]) -> nn.Module:
+    """A multi-layer perceptron with ReLU; `hidden: [200, 200]` is the 2NN of McMahan et al., 2017.
+
+    >>> sum(parameter.numel() for parameter in mlp((28, 28), 10, [200, 200]).parameters())
+    199210
+    """
+    layers: list[nn.Module] = [nn.Flatten()]
+    for wide, narrow in pairwise([math.prod(shape), *hidden, classes]):
+        layers += [nn.Linear(wide, narrow), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])

@@ -1,0 +1,21 @@
+"""The network: a networkx graph whose links transfers share max-min fairly, and the graphs that a scenario can name.
+
+It is usable alone, without torch and SimPy:
+
+>>> import networkx as nx
+>>> graph = nx.Graph([("phone", "mast", {"capacity": 100.0, "latency": 0.25})])
+>>> finish_times(graph, [{"path": ["mast", "phone"], "bytes": size, "start": 0.0} for size in (50, 100)])
+[1.25, 1.75]
+"""
+
+from collections.abc import Callable
+
+from fedsim.network.fluid import Fluid, Transfer, finish_times
+from fedsim.network.routes import Routes
+from fedsim.network.sharing import Flow
+from fedsim.network.topologies import Network, Star
+
+NETWORKS: dict[str, Callable[..., Network]] = {"star": Star}
+"""What a scenario can name under `network`."""
+
+__all__ = ["NETWORKS", "Flow", "Fluid", "Network", "Routes", "Star", "Transfer", "finish_times"]

@@ -1,0 +1,216 @@
+"""Transfers as fluids: whoever shares a link shares it max-min fairly; a rate changes only when a flow starts or ends.
+
+`Fluid` is a state machine without a clock of its own: it is told the time and answers when the next flow will finish.
+Four things make it quick and leave it exact:
+
+* A link whose flows could not fill it even at their top rates never binds, so its flows do not touch one another. The
+  other links are *tight*. Flows that tight links connect form a *pool*, and a change is felt in its own pool only.
+* Capacities are counted in integers (a float is a whole number over a power of two): sums neither drift nor depend on
+  their order.
+* When a flow ends its pool is shared anew, so only the first finish of each pool needs a place in the heap.
+* Rates are worked out when somebody asks, so whatever starts or ends at one instant is shared out once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Hashable, Sequence
+from heapq import heappop, heappush
+from math import fsum, inf, isfinite
+from operator import attrgetter
+from typing import TypedDict
+
+import networkx as nx
+
+from fedsim.network.links import Links
+from fedsim.network.sharing import Flow, Link, fair_rates, pool_around
+
+
+class Fluid:
+    """All transfers under way on one graph.
+
+    Each edge carries `capacity` in bytes per second (may be infinite) and `latency` in seconds. An undirected edge is
+    one capacity that both directions share; an edge of a DiGraph is the capacity of one direction. The graph must not
+    change afterwards. Times are seconds and never decrease. ValueError names an edge that is not fit for use.
+
+    >>> graph = nx.Graph()
+    >>> graph.add_edge("a", "b", capacity=10.0, latency=0.5)
+    >>> fluid = Fluid(graph)
+    >>> long, short = fluid.open(["a", "b"], 100, now=0.0), fluid.open(["b", "a"], 20, now=0.0)
+    >>> short.rate, fluid.next_finish
+    (5.0, 4.0)
+    >>> fluid.advance(now=5.0) == [short], long.finish
+    (True, 12.0)
+    """
+
+    def __init__(self, graph: nx.Graph) -> None:
+        self._links = Links(graph)
+        self._flows: dict[int, Flow] = {}
+        self._finishes: list[tuple[float, int]] = []  # heap of (finish, number); what no longer holds is dropped on top
+        self._changed: dict[Link, None] = {}  # the links whose flows must be shared anew
+        self._finished: list[Flow] = []
+        self._now = -inf
+        self._number = 0
+        self.opened: float = 0
+        """Bytes of all flows so far."""
+        self.delivered: float = 0
+        """Bytes of those that finished."""
+        self.lost: float = 0
+        """Bytes carried in vain, by those that were closed before."""
+        self.unsent: float = 0
+        """Bytes that those never sent."""
+
+    def latency(self, path: Sequence[Hashable]) -> float:
+        """The latencies along a path together (seconds). ValueError if there is no such path."""
+        return fsum(link.latency for link in self._links.along(path))
+
+    def open(self, path: Sequence[Hashable], nbytes: float, now: float) -> Flow:
+        """Start to send bytes along a path, when its latency is over (which the caller waits for).
+
+        Without bytes, without links or on infinite capacity alone it finishes at once. ValueError if there is no such
+        path, if it uses a link twice, if the bytes are negative or not finite, or if time runs backwards.
+        """
+        if not 0 <= nbytes <= sys.float_info.max:
+            raise ValueError(f"a transfer of {nbytes!r} bytes: expected a finite number, 0 or more")
+        links = [link for link in self._links.along(path) if link.units and nbytes]
+        self._reach(now)
+        flow = Flow(self.share, self._number, tuple(path), nbytes, links, now)
+        self._number += 1
+        self._flows[flow.number] = flow
+        self.opened += nbytes
+        self._enter(flow)
+        return flow
+
+    def close(self, flow: Flow, now: float) -> float:
+        """Stop a flow before its end: the bytes it has carried, which are lost. One that has ended stays as it is."""
+        self._reach(now)
+        left = flow.remaining(now)
+        if flow.number in self._flows:
+            self._leave(flow, left, finish=inf)
+            self.lost += flow.nbytes - left
+            self.unsent += left
+        return flow.nbytes - left
+
+    def advance(self, now: float) -> list[Flow]:
+        """All flows that finished until `now` and were not told before: by time, then by order of opening."""
+        self._reach(now)
+        self._finish_until(now)
+        finished, self._finished = self._finished, []
+        finished.sort(key=attrgetter("shared_finish", "number"))
+        return finished
+
+    @property
+    def next_finish(self) -> float:
+        """When the next flow finishes (seconds) if nothing starts before; infinite if none does.
+
+        The answer needs new rates, so it is best asked once for all that changes at one instant.
+        """
+        self.share()
+        while self._finishes and not self._holds(self._finishes[0]):
+            heappop(self._finishes)
+        return self._finishes[0][0] if self._finishes else inf
+
+    def share(self) -> None:
+        """Work out the rates that the latest changes have touched. Whoever asks for a rate or a finish causes it."""
+        if not self._changed:
+            return
+        seen: set[Flow] = set()
+        for link in self._changed:
+            for flow in link.flows:
+                if flow not in seen:
+                    self._share_pool(*pool_around(flow, seen))
+        self._changed.clear()
+
+    def check(self) -> None:
+        """AssertionError if a link carries more than its capacity, or if bytes went astray (beyond 1e-9 relative)."""
+        self.share()
+        for link in self._links.used():
+            load = fsum(flow.shared_rate for flow in link.flows)
+            assert load <= link.capacity * (1 + 1e-9), f"a link of {link.capacity!r} bytes per second carries {load!r}"
+        under_way = fsum(flow.nbytes for flow in self._flows.values())
+        known = self.delivered + self.lost + self.unsent + under_way
+        assert abs(known - self.opened) <= 1e-9 * self.opened, (
+            f"{self.opened!r} bytes were opened, {known!r} are known of"
+        )
+
+    def _share_pool(self, flows: list[Flow], links: list[Link]) -> None:
+        for flow, rate in fair_rates(flows, links, self._links.scale).items():
+            flow.turn(rate, self._now)
+            flow.pool = flows
+        self._expect(min(flows, key=attrgetter("shared_finish")))
+
+    def _reach(self, now: float) -> None:
+        """Go on to a later time. What changes at the time that is already reached belongs to the same change."""
+        if now != self._now:
+            if not now > self._now:
+                raise ValueError(f"time runs backwards, from {self._now!r} s to {now!r} s")
+            self._finish_until(now)
+            self._now = now
+
+    def _finish_until(self, now: float) -> None:
+        """Each round ends at least one flow and starts none, so the rounds come to an end."""
+        while (finish := self.next_finish) <= now and finish < inf:
+            self._now = finish
+            first = self._flows[self._finishes[0][1]]
+            for flow in [flow for flow in first.pool or [first] if flow.shared_finish <= finish]:
+                self._leave(flow, left=0.0, finish=finish)
+                self.delivered += flow.nbytes
+                self._finished.append(flow)
+
+    def _enter(self, flow: Flow) -> None:
+        for link in flow.links:
+            link.flows[flow] = None
+            link.slack -= flow.cap
+            if link.slack < 0:
+                self._changed[link] = None
+        self._expect(flow)
+
+    def _leave(self, flow: Flow, left: float, finish: float) -> None:
+        del self._flows[flow.number]
+        for link in flow.links:
+            del link.flows[flow]
+            if link.slack < 0:
+                self._changed[link] = None
+            link.slack += flow.cap
+        flow.left, flow.shared_rate, flow.shared_finish, flow.pool = left, 0.0, finish, ()
+
+    def _expect(self, flow: Flow) -> None:
+        """Note a finish, and forget those that no longer hold when they are too many."""
+        heappush(self._finishes, (flow.shared_finish, flow.number))
+        if len(self._finishes) > 64 + 4 * len(self._flows):
+            self._finishes = sorted({finish for finish in self._finishes if self._holds(finish)})
+
+    def _holds(self, finish: tuple[float, int]) -> bool:
+        flow = self._flows.get(finish[1])
+        return flow is not None and flow.shared_finish == finish[0]
+
+
+class Transfer(TypedDict):
+    """One transfer, as `finish_times` is asked about it."""
+
+    path: Sequence[Hashable]
+    """The nodes it passes."""
+    bytes: float
+    start: float
+    """Seconds."""
+
+
+def finish_times(graph: nx.Graph, flows: Sequence[Transfer]) -> list[float]:
+    """When each transfer is complete (seconds): its start, the latency of its path, then its time on the shared links.
+
+    The graph is one that `Fluid` accepts. ValueError names what it cannot use.
+
+    >>> graph = nx.DiGraph([("a", "b", {"capacity": 100.0, "latency": 0.5})])
+    >>> finish_times(graph, [{"path": ["a", "b"], "bytes": 100, "start": start} for start in (0.0, 0.5)])
+    [2.0, 2.5]
+    """
+    fluid = Fluid(graph)
+    for flow in flows:
+        if not isfinite(flow["start"]):
+            raise ValueError(f"a transfer starts at {flow['start']!r} s: expected a finite number")
+    starts = [flow["start"] + fluid.latency(flow["path"]) for flow in flows]
+    opened: dict[int, Flow] = {}
+    for index in sorted(range(len(flows)), key=starts.__getitem__):
+        opened[index] = fluid.open(flows[index]["path"], flows[index]["bytes"], starts[index])
+    fluid.advance(inf)
+    return [opened[index].finish for index in range(len(flows))]

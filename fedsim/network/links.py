@@ -1,0 +1,77 @@
+"""The links of a graph: checked, found by their ends, and with capacities that can be summed without rounding."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import pairwise
+from math import inf, nan
+
+import networkx as nx
+
+from fedsim.network.sharing import Link
+
+GUARD_BITS = 64
+"""An equal share is rounded down to a whole number of units, so units are this much finer than capacities need."""
+
+
+class Links:
+    """All links of a graph, each made when it is first used.
+
+    ValueError names the edge that lacks a capacity above 0 (bytes per second) or a latency of 0 or more (seconds).
+    """
+
+    def __init__(self, graph: nx.Graph) -> None:
+        if graph.is_multigraph():
+            raise ValueError("a multigraph will not do: a path of nodes does not tell parallel edges apart")
+        self._graph = graph
+        self._made: dict[tuple[Hashable, Hashable], Link] = {}
+        capacities = (_capacity_and_latency(*edge)[0] for edge in graph.edges(data=True))
+        finest = max((capacity.as_integer_ratio()[1] for capacity in capacities if capacity < inf), default=1)
+        self.scale = finest << GUARD_BITS
+        """Units in one byte per second. A float is a whole number over a power of two, so the finest fits all."""
+
+    def along(self, path: Sequence[Hashable]) -> list[Link]:
+        """The links of a path. ValueError if it has no nodes, if there is no such edge, or if it uses a link twice."""
+        links = [self._made.get(ends) or self._make(*ends) for ends in pairwise(path)]
+        if len(set(links)) < len(links):
+            raise ValueError(f"the path {list(path)!r} uses a link twice")
+        if not links and (not path or path[0] not in self._graph):
+            raise ValueError(f"the path {list(path)!r} is not in the graph")
+        return links
+
+    def used(self) -> set[Link]:
+        """Those that a path has led along so far."""
+        return set(self._made.values())
+
+    def _make(self, source: Hashable, target: Hashable) -> Link:
+        if not self._graph.has_edge(source, target):
+            raise ValueError(f"there is no link {source!r} -> {target!r}")
+        capacity, latency = _capacity_and_latency(source, target, self._graph[source][target])
+        units = 0
+        if capacity < inf:
+            whole, fraction = capacity.as_integer_ratio()
+            units = whole * (self.scale // fraction)
+        link = self._made[source, target] = Link(capacity, latency, units, slack=units)
+        if not self._graph.is_directed():
+            self._made[target, source] = link
+        return link
+
+
+def _capacity_and_latency(source: Hashable, target: Hashable, edge: Mapping[str, float]) -> tuple[float, float]:
+    link = f"the link {source!r} -> {target!r}"
+    capacity = _number(link, edge, "capacity", sys.float_info.min, inf, "a number of bytes per second above 0")
+    latency = _number(link, edge, "latency", 0.0, sys.float_info.max, "a number of seconds, 0 or more")
+    return capacity, latency
+
+
+def _number(link: str, edge: Mapping[str, float], name: str, least: float, most: float, words: str) -> float:
+    try:
+        value = float(edge[name])
+    except KeyError:
+        raise ValueError(f"{link} has no {name}") from None
+    except (TypeError, ValueError, OverflowError):
+        value = nan
+    if not least <= value <= most:
+        raise ValueError(f"{link} has the {name} {edge[name]!r}, which is not {words}")
+    return value

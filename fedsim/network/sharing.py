@@ -1,0 +1,149 @@
+"""Who touches whom on shared links, and what share is fair. Nothing here knows the time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heapreplace
+from math import inf
+from operator import attrgetter
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """One capacity: an edge, or one direction of it."""
+
+    capacity: float
+    """Bytes per second."""
+    latency: float
+    """Seconds."""
+    units: int
+    """The capacity as an integer; 0 where it is infinite."""
+    slack: int
+    """The capacity less the top rates of all its flows, in units. Where it is negative the link is tight."""
+    flows: dict[Flow, None] = field(default_factory=dict)
+    free: int = 0
+    """While rates are worked out: the units that are not given away yet."""
+    waiting: int = 0
+    """While rates are worked out: the flows that have no rate yet."""
+
+
+@dataclass(slots=True, eq=False)
+class Flow:
+    """One transfer under way. `Fluid.open` makes it; others read `path`, `nbytes`, `rate`, `finish` and own `token`."""
+
+    share: Callable[[], None]
+    """Works out the rates that the latest changes have touched."""
+    number: int
+    """Its place in the order of opening."""
+    path: tuple[Hashable, ...]
+    nbytes: float
+    links: list[Link]
+    """Those that can hold it up; without any it finishes at once."""
+    since: float
+    """When its rate last changed (seconds)."""
+    cap: int = 0
+    """The units of the narrowest link."""
+    top_rate: float = 0.0
+    """The same in bytes per second: its rate if nobody shares."""
+    left: float = 0.0
+    """Bytes to go at `since`."""
+    shared_rate: float = 0.0
+    """Its rate from then on."""
+    shared_finish: float = inf
+    pool: Sequence[Flow] = ()
+    """With whom its rate was worked out; empty if there was no need to look around."""
+    token: object = None
+    """Whatever the owner likes to hang here."""
+
+    def __post_init__(self) -> None:
+        self.shared_finish = self.since
+        if self.links:
+            narrowest = min(self.links, key=attrgetter("units"))
+            self.cap, self.top_rate = narrowest.units, narrowest.capacity
+            self.left, self.shared_rate = self.nbytes, self.top_rate
+            self.shared_finish += self.left / self.top_rate
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second at this moment; 0 if it has ended or takes no time."""
+        self.share()
+        return self.shared_rate
+
+    @property
+    def finish(self) -> float:
+        """When it finishes (seconds) if nothing else changes; when it did; infinite if it was closed before."""
+        self.share()
+        return self.shared_finish
+
+    def remaining(self, now: float) -> float:
+        """Bytes to go at `now`, while its rate is still the same."""
+        return max(0.0, self.left - self.shared_rate * (now - self.since))
+
+    def turn(self, rate: float, now: float) -> None:
+        """Go on at another rate. The same rate changes nothing, so the foreseen finish does not drift."""
+        if rate != self.shared_rate:
+            self.left = self.remaining(now)
+            self.since = now
+            self.shared_rate = rate
+            self.shared_finish = now + self.left / rate
+
+
+def pool_around(flow: Flow, seen: set[Flow]) -> tuple[list[Flow], list[Link]]:
+    """All flows that tight links connect with this one, and those links. The flows are added to `seen`."""
+    flows: list[Flow] = [flow]
+    links: dict[Link, None] = {}
+    seen.add(flow)
+    for member in flows:  # which grows meanwhile
+        for link in member.links:
+            if link.slack < 0 and link not in links:
+                links[link] = None
+                fresh = [other for other in link.flows if other not in seen]
+                seen.update(fresh)
+                flows += fresh
+    return flows, list(links)
+
+
+def fair_rates(flows: list[Flow], links: list[Link], scale: int) -> dict[Flow, float]:
+    """The max-min fair rates of a pool (bytes per second); `scale` is the units in one byte per second.
+
+    Progressive filling (Bertsekas and Gallager, Data Networks, 2nd edition, section 6.5.2): all rates rise together,
+    and a flow stops at its top rate or when one of its links is full. A link's equal share only grows as flows stop, so
+    a heap whose top is brought up to date has the smallest.
+    """
+    if not links:
+        return {flow: flow.top_rate for flow in flows}
+    for link in links:
+        link.free, link.waiting = link.units, len(link.flows)
+    shares = [(link.free // link.waiting, place) for place, link in enumerate(links)]
+    heapify(shares)
+    by_cap = sorted(flows, key=attrgetter("cap"), reverse=True)
+    rates: dict[Flow, float] = {}
+    while shares:
+        share, place = shares[0]
+        link = links[place]
+        if not link.waiting:
+            heappop(shares)
+        elif link.free // link.waiting > share:
+            heapreplace(shares, (link.free // link.waiting, place))
+        else:
+            _stop(_slow(by_cap, share) or link.flows, share, share / scale, rates)
+    return rates
+
+
+def _slow(by_cap: list[Flow], share: int) -> list[Flow]:
+    """Takes the flows that cannot use more than this share from the end of the list."""
+    slow: list[Flow] = []
+    while by_cap and by_cap[-1].cap <= share:
+        slow.append(by_cap.pop())
+    return slow
+
+
+def _stop(flows: Iterable[Flow], share: int, rate: float, rates: dict[Flow, float]) -> None:
+    """Those of the flows that still rise stop at this share (in units and as a rate), or at their top rate if less."""
+    for flow in flows:
+        if flow not in rates:
+            units, rates[flow] = (flow.cap, flow.top_rate) if flow.cap <= share else (share, rate)
+            for link in flow.links:  # loose ones too, as it is cheaper than to ask
+                link.free -= units
+                link.waiting -= 1

@@ -1,0 +1,145 @@
+"""How far a run has come: counters, the rows of the metrics table, and when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field
+
+from fedsim.errors import Stalled
+from fedsim.units import FOREVER, SECOND, Duration, Probability
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedsim.aggregators.aggregator import Aggregator
+
+Count = Annotated[int, Field(ge=1)]
+Row = dict[str, float]
+
+IN_VAIN = 10_000
+"""So many local trainings, plus a hundred a client, without one server step mean that none will come."""
+
+
+@dataclass(frozen=True)
+class Until:
+    """When a run ends: at whichever limit is reached first. Versions, updates and time are known without training."""
+
+    versions: Count | None = None
+    updates: Count | None = None
+    time: Duration | None = None
+    accuracy: Probability | None = None
+
+    def __post_init__(self) -> None:
+        if self.versions is None and self.updates is None and self.time is None:
+            raise ValueError(
+                "needs versions, updates or time, so that the run ends even if the accuracy is never reached"
+            )
+
+    def share(self, progress: Progress, now: int) -> float:
+        """How much of the run is done, in [0, 1], judged by the limit that is nearest."""
+        pairs = ((progress.version, self.versions), (progress.updates, self.updates), (now, self.time))
+        return min(1.0, max(done / limit for done, limit in pairs if limit))
+
+
+@dataclass
+class Progress:
+    """Counts what happens and measures the model at fixed virtual times."""
+
+    until: Until
+    every: int
+    """Microseconds between measurements."""
+    evaluate: Callable[[Tensor], dict[str, float]] = lambda params: {}
+    """The model's metrics, or none where nothing was trained."""
+    record: Callable[[list[Row]], None] = lambda rows: None
+    """Told all rows whenever one is added."""
+    watch: Callable[[Progress, int], None] = lambda progress, now: None
+    """Told the virtual time whenever something worth showing has happened."""
+    patience: int = IN_VAIN
+    version: int = 0
+    updates: int = 0
+    lost: int = 0
+    down: int = 0
+    up: int = 0
+    over: bool = False
+    rows: list[Row] = field(default_factory=list)
+    _staleness: int = 0
+    _since_row: int = 0
+    _since_step: int = 0
+    _due: int = 0
+
+    @property
+    def horizon(self) -> int:
+        """Nothing later than this may happen before the next measurement."""
+        return min(self._due, self.until.time or FOREVER)
+
+    def arrived(self, staleness: int) -> None:
+        """An update was heard."""
+        self.updates += 1
+        self._since_row += 1
+        self._staleness += staleness
+        self.over |= self.updates == self.until.updates
+        self._tried()
+
+    def failed(self) -> None:
+        """A local training was lost."""
+        self.lost += 1
+        self._tried()
+
+    def _tried(self) -> None:
+        self._since_step += 1
+        if self._since_step > self.patience:
+            raise Stalled(
+                f"the last {self._since_step} local trainings led to no server step (heard {self.updates}, "
+                f"lost {self.lost} in all): see drop, deadline, goal and availability"
+            )
+
+    def stepped(self, version: int, now: int) -> None:
+        """The server took a step."""
+        self.version = version
+        self._since_step = 0
+        self.over |= version == self.until.versions
+        self.watch(self, now)
+
+    def carried(self, way: Literal["down", "up"], nbytes: int) -> None:
+        """So many bytes have travelled."""
+        if way == "down":
+            self.down += nbytes
+        else:
+            self.up += nbytes
+
+    def measure(self, aggregator: Aggregator, upcoming: float) -> None:
+        """Nothing happens before `upcoming`: measure at the horizon, and pass over the silent time until then."""
+        now = self.horizon
+        self.over |= now == self.until.time
+        self.row(aggregator, now)
+        silent = min(upcoming, FOREVER)
+        self._due = max(self._due + self.every, -int(-silent // self.every) * self.every)
+
+    def finish(self, aggregator: Aggregator, now: int) -> None:
+        """The last row, unless it is there already."""
+        if self.rows[-1]["time_s"] < now / SECOND:
+            self.row(aggregator, now)
+
+    def row(self, aggregator: Aggregator, now: int) -> None:
+        """One more row; a version that was measured before is not measured again."""
+        counts = self._counts(now)
+        last = self.rows[-1] if self.rows else {}
+        if last.get("version") == aggregator.version:
+            metrics = {name: value for name, value in last.items() if name not in counts}
+        else:
+            metrics = self.evaluate(aggregator.params)
+        self.rows.append(counts | metrics)
+        self._staleness = self._since_row = 0
+        self.over |= self.until.accuracy is not None and metrics.get("accuracy", 0.0) >= self.until.accuracy
+        self.record(self.rows)
+        self.watch(self, now)
+
+    def _counts(self, now: int) -> Row:
+        mean = self._staleness / self._since_row if self._since_row else 0.0
+        return {
+            "time_s": now / SECOND, "version": self.version, "updates": self.updates, "lost": self.lost,
+            "bytes_down": self.down, "bytes_up": self.up, "staleness": mean,
+        }  # fmt: skip

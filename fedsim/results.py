@@ -1,0 +1,135 @@
+"""The run folder: written while a run goes on, never half; and read back without running anything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from safetensors.numpy import load_file, save
+
+from fedsim import trace
+from fedsim.errors import ScenarioError
+from fedsim.progress import Row
+
+
+def sha256(data: bytes) -> str:
+    """The digest that receipts carry."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class RunFolder:
+    """Writes what a run yields. Every file appears whole: it is written under another name and renamed."""
+
+    def __init__(self, path: Path, scenario: Mapping[str, Any]):
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        self.path = path
+        self.digests: dict[str, str] = {}
+        self._write("scenario.yaml", yaml.safe_dump(dict(scenario), sort_keys=False, allow_unicode=True).encode())
+
+    def _write(self, name: str, data: bytes) -> None:
+        temporary = self.path / f"{name}.tmp"
+        temporary.write_bytes(data)
+        temporary.rename(self.path / name)
+        self.digests[name] = sha256(data)
+
+    def metrics(self, rows: list[Row]) -> None:
+        """The table so far; a column that appears late is empty before."""
+        frame = pd.DataFrame(rows)
+        self._write("metrics.csv", frame.to_csv(index=False).encode())
+
+    def model(self, weights: Mapping[str, np.ndarray]) -> None:
+        """The final parameters by name."""
+        self._write("model.safetensors", save(dict(weights)))
+
+    def comparison(self, labels: list[str]) -> None:
+        """This folder holds the folders of these arms."""
+        self._json("comparison.json", {"arms": labels})
+
+    def failure(self, error: Exception) -> None:
+        """Why the run did not end well."""
+        self._json("failure.json", {"type": type(error).__name__, "message": str(error)})
+
+    def receipt(self, facts: Mapping[str, Any]) -> None:
+        """What was run on what, and the digests of what came out: the mark of a finished run."""
+        self._json("receipt.json", {**facts, "digests": dict(sorted(self.digests.items()))})
+
+    def _json(self, name: str, content: Mapping[str, Any]) -> None:
+        self._write(name, (json.dumps(content, indent=2) + "\n").encode())
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read; a comparison also has one run an arm."""
+
+    path: Path
+
+    @property
+    def label(self) -> str:
+        """How it is called beside others."""
+        return self.path.name
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to its end."""
+        return (self.path / "receipt.json").exists()
+
+    @cached_property
+    def arms(self) -> list[Run]:
+        """The runs that were compared, in the scenario's order; a single run is its own only arm."""
+        comparison = self.path / "comparison.json"
+        names = json.loads(comparison.read_text())["arms"] if comparison.exists() else []
+        return [Run(self.path / name) for name in names] or [self]
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """One row a measurement: virtual seconds, versions, updates, bytes, staleness and the model's metrics.
+
+        The rows of a comparison are those of all its arms, told apart by the column `arm`.
+        """
+        if self.arms == [self]:
+            return pd.read_csv(self.path / "metrics.csv")
+        return pd.concat([arm.metrics.assign(arm=arm.label) for arm in self.arms], ignore_index=True)
+
+    @cached_property
+    def trace(self) -> pd.DataFrame:
+        """One row an event: see `fedsim.trace.COLUMNS`; of a comparison as for `metrics`."""
+        if self.arms == [self]:
+            return trace.read(self.path / "trace.parquet").to_pandas()
+        return pd.concat([arm.trace.assign(arm=arm.label) for arm in self.arms], ignore_index=True)
+
+    @cached_property
+    def scenario(self) -> dict[str, Any]:
+        """The resolved scenario."""
+        return yaml.safe_load((self.path / "scenario.yaml").read_text())
+
+    @cached_property
+    def receipt(self) -> dict[str, Any]:
+        """Versions, seeds and digests; empty while the run goes on."""
+        return json.loads((self.path / "receipt.json").read_text()) if self.finished else {}
+
+    @cached_property
+    def weights(self) -> dict[str, np.ndarray]:
+        """The final model's parameters by name."""
+        return load_file(self.path / "model.safetensors")
+
+
+def load(path: str | Path) -> Run:
+    """Read a run folder, finished or not.
+
+    Raises:
+        ScenarioError: if there is none.
+    """
+    run = Run(Path(path))
+    if not (run.path / "scenario.yaml").exists():
+        raise ScenarioError(f"{path} is not a run folder: it has no scenario.yaml")
+    return run

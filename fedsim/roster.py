@@ -1,0 +1,68 @@
+"""Who is here, who is busy, and whom to ask next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from fedsim.errors import Stalled
+from fedsim.selection import Pool, Select
+from fedsim.work import Update
+
+EMPTY_TURNS = 100_000
+"""So many turns in a row in which nobody takes part mean that nobody ever will."""
+
+
+@dataclass
+class Roster:
+    """The server's book of clients. Each request for clients is a turn; participation may be drawn turn by turn."""
+
+    select: Select
+    present: Callable[[int, int], bool] | None = None
+    """Whether a client takes part in a turn; None: everybody in all of them."""
+    idle: Pool = field(default_factory=Pool)
+    busy: set[int] = field(default_factory=set)
+    turn: int = 0
+
+    def join(self, clients: Iterable[int]) -> None:
+        """They are here; whoever is busy stays so."""
+        for client in sorted(clients):
+            if client not in self.busy:
+                self.idle.add(client)
+
+    def leave(self, clients: Iterable[int]) -> None:
+        """They are gone, and with them what they were doing."""
+        for client in clients:
+            self.idle.discard(client)
+            self.busy.discard(client)
+
+    def back(self, client: int) -> None:
+        """It has finished and can be asked again."""
+        self.busy.remove(client)
+        self.idle.add(client)
+
+    def heard(self, update: Update) -> None:
+        """An update was of use: the policy may learn from it."""
+        self.select.heard(update, self.turn)
+
+    def start(self, count: int) -> list[int]:
+        """Put up to `count` idle clients to work."""
+        if count <= 0 or not self.idle:
+            return []
+        chosen = self.select.choose(self._takers(), count, self.turn)
+        for client in chosen:
+            self.idle.discard(client)
+            self.busy.add(client)
+        return chosen
+
+    def _takers(self) -> Pool:
+        """Those idle who take part in the next turn that has anybody taking part."""
+        self.turn += 1
+        if self.present is None:
+            return self.idle
+        for _ in range(EMPTY_TURNS):
+            takers = [client for client in self.idle if self.present(client, self.turn)]
+            if takers:
+                return Pool(sorted(takers))
+            self.turn += 1
+        raise Stalled(f"none of {len(self.idle)} clients took part in {EMPTY_TURNS} turns: raise their participation")

@@ -1,0 +1,227 @@
+"""A scenario file: which keys there are, which families they choose from, and how a file becomes checked arguments.
+
+The only file that knows every family.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path as FilePath
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from fedsim.aggregators import AGGREGATORS
+from fedsim.data import DATA, PARTITIONS
+from fedsim.errors import ScenarioError
+from fedsim.executors import EXECUTORS
+from fedsim.fleet import AVAILABILITY, DEVICES, STRAGGLERS, Failures
+from fedsim.models import MODELS
+from fedsim.network import NETWORKS
+from fedsim.optimizers import OPTIMIZERS
+from fedsim.progress import Until
+from fedsim.results import sha256
+from fedsim.schema import Arguments, Path, Schema
+from fedsim.selection import SELECT
+from fedsim.staleness import DISCOUNTS
+from fedsim.units import Duration
+from fedsim.yamlfile import YamlFile
+
+FAMILIES = {
+    "data": DATA,
+    "partition": PARTITIONS,
+    "model": MODELS,
+    "devices": DEVICES,
+    "availability": AVAILABILITY,
+    "stragglers": STRAGGLERS,
+    "network": NETWORKS,
+    "optimizer": OPTIMIZERS,
+    "select": SELECT,
+    "aggregator": AGGREGATORS,
+    "discount": DISCOUNTS,
+    "executor": EXECUTORS,
+}
+
+GIVEN = {
+    "data": ("folders",),
+    "model": ("shape", "classes", "vocabulary"),
+    "devices": ("folders",),
+    "availability": ("folders",),
+    "stragglers": ("folders",),
+    "select": ("seed",),
+    "aggregator": ("params", "roster"),
+    "executor": ("train", "worth", "row_bytes", "synchronous", "nothing"),
+}
+"""Arguments of constructors that come from the run and not from the file."""
+
+SINGLE = "run"
+"""The label of a scenario that compares nothing."""
+
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Who takes part."""
+
+    clients: Count
+    devices: Any
+    availability: Any = "always"
+    stragglers: Any = "none"
+    drop: Failures = Failures()
+
+
+@dataclass(frozen=True)
+class Local:
+    """What a client does with the model: `steps` batches, or `epochs` passes over its examples."""
+
+    optimizer: Any
+    steps: Count | None = None
+    epochs: Count | None = None
+    batch: Count = 32
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("needs either steps or epochs")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """How often the model is measured, in virtual time."""
+
+    every: Annotated[Duration, Field(gt=0)]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One run: every answer that makes a federation."""
+
+    until: Until
+    data: Any
+    model: Any
+    fleet: Fleet
+    local: Local
+    aggregator: Any
+    evaluate: Evaluate
+    seed: int = 0
+    network: Any = "star"
+    select: Any = "uniform"
+    executor: Any = "stacked"
+    folder: str | None = None
+    """Where the data are, besides the folders that are always searched."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One checked scenario; a file that compares has several."""
+
+    label: str
+    schema: Schema
+    keys: Arguments
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """All that it says or leaves to a default, as plain data; reading it again gives the same arm."""
+        return self.keys.model_dump(mode="json", exclude_none=True)
+
+    @property
+    def digest(self) -> str:
+        """Names the arm's run folder."""
+        return digest(self.resolved)
+
+
+def digest(resolved: Any) -> str:
+    """A short name for resolved scenarios."""
+    return sha256(json.dumps(resolved, sort_keys=True).encode())[:12]
+
+
+def read(source: str | FilePath | Mapping[str, Any], overrides: Sequence[str] = ()) -> list[Arm]:
+    """Check a scenario: a file (or the same as a mapping), changed by overrides such as `local.steps=5`.
+
+    With a key `compare`, a list of changes, each change to the rest of the file is an arm of its own.
+
+    Raises:
+        ScenarioError: a line for each fault, with file and line, what was expected and the nearest valid name.
+    """
+    document = _document(source)
+    for override in overrides:
+        document.override(override)
+    schema = Schema(FAMILIES, GIVEN)
+    schema.adopt(document.data)
+    changes = document.data.pop("compare", None)
+    if changes is None:
+        return [Arm(SINGLE, schema, schema.check(Scenario, document.data, document.place))]
+    if not isinstance(changes, list) or not changes or not all(isinstance(change, Mapping) for change in changes):
+        raise ScenarioError(f"{document.place(['compare'])}: compare: expected a list of changes to this scenario")
+    return [
+        Arm(label, schema, schema.check(Scenario, _merge(document.data, change), partial(_place, document, number)))
+        for number, (label, change) in enumerate(zip(_labels(changes), changes, strict=True))
+    ]
+
+
+def _document(source: str | FilePath | Mapping[str, Any]) -> YamlFile:
+    if isinstance(source, Mapping):
+        return YamlFile(json.dumps(source), "scenario")
+    try:
+        text = FilePath(source).read_text()
+    except OSError as error:
+        raise ScenarioError(f"{source}: {error.strerror or error}") from None
+    return YamlFile(text, str(source))
+
+
+def _place(document: YamlFile, number: int, path: Path) -> str:
+    """Where an arm's value was said: in its own change, or else in what all arms share."""
+    own = ("compare", number, *path)
+    return document.place(own if document.depth(own) - 2 >= max(1, document.depth(path)) else path)
+
+
+def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `change` in it; another choice from a family replaces the former one."""
+    merged = dict(base)
+    for key, new in change.items():
+        old = base.get(key)
+        both = isinstance(old, Mapping) and isinstance(new, Mapping)
+        merged[key] = _merge(old, new) if both and (key not in FAMILIES or old.keys() == new.keys()) else new
+    return merged
+
+
+def _labels(changes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Short names that tell the changes apart: what is chosen if that is enough, else everything that is said."""
+    for words in (_chosen, _said):
+        labels = ["-".join(words(change)) for change in changes]
+        if len(set(labels)) == len(labels) and all(labels):
+            return labels
+    return [f"arm-{number}" for number in range(len(changes))]
+
+
+def _chosen(change: Mapping[str, Any]) -> list[str]:
+    chosen = [new if isinstance(new, str) else next(iter(new), "") for key, new in change.items() if key in FAMILIES]
+    return [str(name).rpartition(":")[2] for name in chosen]
+
+
+def _said(change: Any, path: str = "") -> list[str]:
+    if not isinstance(change, Mapping):
+        return [f"{path}_{change}".replace("/", "_").replace(" ", "")]
+    return [word for key, new in change.items() for word in _said(new, str(key))]
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of scenario files."""
+    schema = Schema(FAMILIES, GIVEN).arguments(Scenario).model_json_schema()
+    schema["properties"]["compare"] = {
+        "type": "array", "items": {"type": "object"},
+        "description": "changes to the rest of the file, each a run of its own",
+    }  # fmt: skip
+    return schema
+
+
+def plugins() -> dict[str, dict[str, list[str]]]:
+    """Every family's members and their arguments."""
+    schema = Schema(FAMILIES, GIVEN)
+    return {
+        family: {name: list(schema.arguments(member, family).model_fields) for name, member in table.items()}
+        for family, table in schema.families.items()
+    }

@@ -1,0 +1,223 @@
+"""From constructors to a strict schema: `{name: {argument: value}}`, where the arguments are the constructor's own.
+
+A family is a table of constructors under the name of the argument that takes one. An argument whose name is a
+family's is a choice from it; an argument that is a dataclass is a group of arguments; `given` arguments come from the
+run and do not appear in a file. There is no second description of anything.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import is_dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_serializer, model_validator
+from pydantic_core import PydanticCustomError
+
+from fedsim.errors import ScenarioError, nearest
+
+Member = Callable[..., Any]
+Path = tuple[str | int, ...]
+
+
+class Arguments(BaseModel):
+    """The arguments of one constructor, checked."""
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    member: ClassVar[Member]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, value: Any) -> Any:
+        """A bare value may stand for the one argument that the constructor names as its shorthand."""
+        shorthand = getattr(cls.member, "shorthand", None)
+        return {shorthand: value} if shorthand and not isinstance(value, (Mapping, Arguments)) else value
+
+
+class Choice(BaseModel):
+    """One member of a family, with its arguments."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+    family: ClassVar[str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        if isinstance(value, Choice):
+            return value
+        if value is None and "null" in cls.model_fields:  # YAML's word for nothing is also an executor's name
+            value = "null"
+        if isinstance(value, str):
+            value = {value: {}}
+        if not isinstance(value, Mapping) or len(value) != 1:
+            names = ", ".join(sorted(cls.model_fields))
+            raise PydanticCustomError("choice", f"expected one {cls.family}, one of: {names}")
+        return {name: {} if arguments is None else arguments for name, arguments in value.items()}
+
+    @property
+    def name(self) -> str:
+        """Which member."""
+        return next(name for name in self.model_fields_set if getattr(self, name) is not None)
+
+    @property
+    def arguments(self) -> Arguments:
+        """Its arguments."""
+        return getattr(self, self.name)
+
+    @model_serializer
+    def _plain(self) -> dict[str, Any]:
+        return {self.name: self.arguments}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, build: Any) -> dict[str, Any]:
+        """Either a bare name or one name with arguments."""
+        table = build.resolve_ref_schema(build(core)) if "$ref" in build(core) else build(core)
+        names = {"enum": sorted(cls.model_fields)}
+        return {"anyOf": [names, {**table, "minProperties": 1, "maxProperties": 1}]}
+
+
+class Schema:
+    """Knows every family; makes checked models of constructors, and constructs from them."""
+
+    def __init__(self, families: Mapping[str, Mapping[str, Member]], given: Mapping[str, Collection[str]]):
+        """`given` names for each family the arguments that come from the run."""
+        self.families = {name: {**table, **_installed(name)} for name, table in families.items()}
+        self.given = given
+        self.choice = cache(self._choice)
+        self.arguments = cache(self._arguments)
+
+    # Making models --------------------------------------------------------------------------------------------------
+
+    def adopt(self, data: Any) -> None:
+        """Load the plug-ins that `data` names by a dotted path (`my_lab.rules:MyRule`) into their families."""
+        if isinstance(data, Mapping):
+            for key, value in data.items():
+                names = [value] if isinstance(value, str) else list(value) if isinstance(value, Mapping) else []
+                for name in names:
+                    if key in self.families and ":" in str(name):
+                        self.families[key][name] = _load(key, name)
+                self.adopt(value)
+        elif isinstance(data, list):
+            for value in data:
+                self.adopt(value)
+
+    def _choice(self, family: str) -> type[Choice]:
+        fields: dict[str, Any] = {
+            name: (self.arguments(member, family) | None, None)
+            for name, member in sorted(self.families[family].items())
+        }
+        model = create_model(f"{family} choice", __base__=Choice, **fields)
+        model.family = family
+        return model
+
+    def _arguments(self, member: Member, family: str | None = None) -> type[Arguments]:
+        hints = get_type_hints(member if is_dataclass(member) or not isinstance(member, type) else member.__init__,
+                               include_extras=True)  # fmt: skip
+        given = self.given.get(family, ()) if family else ()
+        fields = {
+            name: self._field(name, hints.get(name, Any), parameter.default)
+            for name, parameter in inspect.signature(member).parameters.items()
+            if name not in given and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        }
+        model = create_model(getattr(member, "__name__", str(member)), __base__=Arguments, **fields)
+        model.member = member
+        return model
+
+    def _field(self, name: str, hint: Any, default: Any) -> tuple[Any, Any]:
+        if name in self.families:
+            kind = self.choice(name)
+            if isinstance(default, str):
+                return kind, Field(default, validate_default=True)
+            default = self._chosen(name, default) if is_dataclass(default) else default
+        elif is_dataclass(hint):
+            kind = self.arguments(hint)
+            default = kind.model_construct(**vars(default)) if is_dataclass(default) else default
+        else:
+            kind = hint
+        return (kind, Field(...) if default is inspect.Parameter.empty else default)
+
+    def _chosen(self, family: str, instance: Any) -> Choice:
+        """The choice that yields this instance: how a constructor's default is shown in a resolved scenario."""
+        name = next(name for name, member in self.families[family].items() if member is type(instance))
+        kind = self.arguments(type(instance), family)
+        values = {field: getattr(instance, field) for field in kind.model_fields}
+        return self.choice(family).model_construct(_fields_set={name}, **{name: kind.model_construct(**values)})
+
+    # Checking and building ------------------------------------------------------------------------------------------
+
+    def check(self, member: Member, data: Any, place: Callable[[Path], str]) -> Arguments:
+        """The checked arguments of `member`.
+
+        Raises:
+            ScenarioError: one line a fault, each with its place, what was expected and the nearest valid name.
+        """
+        model = self.arguments(member)
+        try:
+            return model.model_validate(data)
+        except ValidationError as error:
+            lines = [self._fault(model, fault, place) for fault in error.errors(include_url=False)]
+            raise ScenarioError("\n".join(lines)) from None
+
+    def _fault(self, model: type[BaseModel], fault: Any, place: Callable[[Path], str]) -> str:
+        path: Path = fault["loc"]
+        where = f"{place(path)}: {'.'.join(map(str, path)) or 'scenario'}"
+        if fault["type"] == "extra_forbidden":
+            around = _model_at(model, path[:-1])
+            what = around.family if issubclass(around, Choice) else "key"
+            return f"{where}: there is no {what} {path[-1]!r} here; {nearest(str(path[-1]), around.model_fields)}"
+        if fault["type"] == "missing":
+            return f"{where}: is missing"
+        message = fault["msg"].removeprefix("Value error, ")
+        return (
+            f"{where}: {message}" if repr(fault["input"]) in message else f"{where}: {message}, not {fault['input']!r}"
+        )
+
+    def build(self, model: BaseModel | None, given: Mapping[str, Any], path: Path = ()) -> Any:
+        """Construct what a checked model describes.
+
+        Raises:
+            ScenarioError: if the constructor refuses its arguments, with the path to them.
+        """
+        if isinstance(model, Choice):
+            return self.build(model.arguments, given, (*path, model.name))
+        if not isinstance(model, Arguments):
+            return model
+        own = {name: self.build(getattr(model, name), given, (*path, name)) for name in type(model).model_fields}
+        wanted = inspect.signature(type(model).member).parameters
+        try:
+            return type(model).member(
+                **own, **{name: value for name, value in given.items() if name in wanted and name not in own}
+            )
+        except ScenarioError:
+            raise
+        except ValueError as error:
+            raise ScenarioError(f"{'.'.join(map(str, path))}: {error}") from None
+
+
+def _model_at(model: type[BaseModel], path: Path) -> type[BaseModel]:
+    """The model that checks what stands at `path`."""
+    for step in path:
+        kinds = [model.model_fields[str(step)].annotation] if str(step) in model.model_fields else []
+        kinds += getattr(kinds[0], "__args__", ()) if kinds else ()
+        model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
+    return model
+
+
+def _installed(family: str) -> dict[str, Member]:
+    """Plug-ins of installed packages: entry points of the group `fedsim.<family>`."""
+    return {point.name: point.load() for point in entry_points(group=f"fedsim.{family}")}
+
+
+def _load(family: str, name: str) -> Member:
+    module, _, attribute = name.partition(":")
+    try:
+        member = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ScenarioError(f"{family}: cannot load {name!r}: {error}") from None
+    if not callable(member):
+        raise ScenarioError(f"{family}: {name!r} is not something that can be called")
+    return member

@@ -1,0 +1,219 @@
+"""Clients around one aggregator, in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from itertools import islice
+from typing import TYPE_CHECKING, Literal
+
+import simpy
+
+from fedsim.errors import Stalled
+from fedsim.fleet.failures import Fate
+from fedsim.progress import Progress
+from fedsim.simulation import CALENDAR, DEADLINE, FIRST_RANK, Cut, Simulation, Steps
+from fedsim.trace import ARRIVE, JOIN, LEAVE, LOST, START, TRAIN, UPLOAD, VERSION
+from fedsim.units import FOREVER, written_duration
+from fedsim.work import Deferred, LocalTask, Update
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedsim.aggregators.aggregator import Aggregator
+
+SERVER = "server"
+LEFT = "left"
+
+
+class Failure(Cut):
+    """A client failed by itself (not because it went away), and comes back after a while."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The counts and sizes that a client's round is priced from."""
+
+    steps: Sequence[int]
+    """Local steps of each client."""
+    seen: Sequence[int]
+    """Examples that each client's local training looks at."""
+    held: Sequence[int]
+    """Training examples that each client holds."""
+    flops: float
+    """Floating-point operations to train on one example."""
+    down: int
+    """Bytes from server to client."""
+    up: int
+    """Bytes from client to server."""
+
+
+@dataclass
+class ServerSimulation:
+    """Runs one server algorithm on a fleet: who is asked, who answers when, who fails, what that costs."""
+
+    world: Simulation
+    aggregator: Aggregator
+    work: Workload
+    progress: Progress
+    here: set[int] = field(default_factory=set, init=False)
+    jobs: dict[int, simpy.Process] = field(default_factory=dict, init=False)
+    """Who is at work."""
+    ordinals: list[int] = field(init=False)
+    armed: int = field(default=0, init=False)
+    """The aggregator's round that has its deadline set."""
+
+    def __post_init__(self) -> None:
+        self.clock, self.trace, self.fleet = self.world.clock, self.world.trace, self.world.fleet
+        self.ordinals = [0] * len(self.work.steps)
+
+    def run(self) -> None:
+        """From time 0 until a limit is reached, measuring on the way.
+
+        Raises:
+            Stalled: if nothing can happen any more, or nothing comes of what happens.
+            TrainingFailed: if a client's local training breaks.
+        """
+        self.clock.process(self.calendar())
+        progress = self.progress
+        while not progress.over:
+            upcoming = self.clock.peek()
+            if upcoming <= progress.horizon:
+                self.clock.step()
+            elif upcoming == float("inf") and progress.until.time is None:
+                raise Stalled(f"after virtual time {written_duration(self.clock.now)} nothing can happen any more: "
+                              f"{len(self.here)} clients are here, {len(self.jobs)} at work")  # fmt: skip
+            else:
+                progress.measure(self.aggregator, upcoming)
+        progress.finish(self.aggregator, self.clock.now)
+
+    # The server -----------------------------------------------------------------------------------------------------
+
+    def act(self, started: Iterable[int]) -> None:
+        """After every word to the aggregator: note its step, start whom it names, set its deadline."""
+        aggregator = self.aggregator
+        if aggregator.version != self.progress.version:
+            self.trace.add(self.clock.now, VERSION, -1, aggregator.version)
+            self.progress.stepped(aggregator.version, self.clock.now)
+        for client in started:
+            steps = self.job(client, aggregator.params, aggregator.version)
+            self.jobs[client] = self.clock.process(steps)
+        if aggregator.deadline is not None and aggregator.round != self.armed:
+            self.armed = aggregator.round
+            self.clock.call(aggregator.deadline, DEADLINE, lambda armed=self.armed: self.expire(armed))
+
+    def expire(self, expired: int) -> None:
+        """A deadline has passed; it means nothing if its round is over."""
+        if expired == self.aggregator.round:
+            self.act(self.aggregator.expire())
+
+    # A client -------------------------------------------------------------------------------------------------------
+
+    def job(self, client: int, params: Tensor, version: int) -> Steps:
+        """What a started client does: download, train, upload; or fail on the way."""
+        began = self.clock.now
+        self.trace.add(began, START, client, version)
+        try:
+            yield from self.travel("down", client, self.work.down)
+            self.trace.add(self.clock.now, TRAIN, client, version, self.work.down)
+            task = LocalTask(client, params, self.ordinals[client], self.work.steps[client])
+            pending = yield from self.train(task)
+            self.trace.add(self.clock.now, UPLOAD, client, version)
+            yield from self.travel("up", client, self.work.up)
+        except Cut as cut:
+            self.lose(client, version, cut)
+        else:
+            pending.arrived = True
+            self.arrive(Update(client, version, self.work.held[client], self.clock.now - began, pending))
+
+    def train(self, task: LocalTask) -> Generator[simpy.Event, None, Deferred]:
+        """Let the time of local training pass. The numbers are promised only if the client will not fail."""
+        client = task.client
+        self.ordinals[client] += 1
+        duration = self.fleet.training_time(client, task.ordinal, self.work.seen[client], self.work.flops)
+        fate = self.fleet.fate(client, task.ordinal)
+        if fate is not None:
+            yield from self.fail(client, fate, duration)
+        upload = self.world.carrier.foresee(client, SERVER, self.work.up)
+        pending = self.world.executor.submit(task, self.clock.now + duration + upload)
+        yield from self.clock.pause(duration, FIRST_RANK + client)
+        return pending
+
+    def fail(self, client: int, fate: Fate, duration: int) -> Steps:
+        """Do what the client still does before it fails."""
+        share = {"before": 0.0, "during": fate.fraction, "after": 1.0, "upload": 1.0}[fate.phase]
+        yield from self.clock.pause(round(duration * share), FIRST_RANK + client)
+        sent = int(self.work.up * fate.fraction) if fate.phase == "upload" else 0
+        if sent:
+            yield from self.travel("up", client, sent)
+        raise Failure(sent)
+
+    def travel(self, way: Literal["down", "up"], client: int, nbytes: int) -> Steps:
+        """Between server and client; whatever has passed is counted."""
+        ends = (SERVER, client) if way == "down" else (client, SERVER)
+        try:
+            yield from self.world.carrier.carry(*ends, nbytes, FIRST_RANK + client)
+        except Cut as cut:
+            self.progress.carried(way, cut.nbytes)
+            raise
+        self.progress.carried(way, nbytes)
+
+    def arrive(self, update: Update) -> None:
+        """The server hears of a client."""
+        del self.jobs[update.client]
+        staleness = self.aggregator.version - update.version
+        self.trace.add(self.clock.now, ARRIVE, update.client, update.version, self.work.up, staleness)
+        self.progress.arrived(staleness)
+        self.act(self.aggregator.receive(update))
+
+    def lose(self, client: int, version: int, cut: Cut) -> None:
+        """A client's work has come to nothing. One that failed by itself can be asked again after a while."""
+        self.trace.add(self.clock.now, LOST, client, version, cut.nbytes)
+        self.progress.failed()
+        if isinstance(cut, Failure):
+            del self.jobs[client]
+            self.act(self.aggregator.leave([client]))
+            self.clock.call(self.fleet.failures.recovery, FIRST_RANK + client, lambda: self.recover(client))
+
+    # The fleet ------------------------------------------------------------------------------------------------------
+
+    def calendar(self) -> Steps:
+        """Clients come and go. All who do so at one instant are told of together."""
+        windows = [iter(self.fleet.windows(client)) for client in range(len(self.ordinals))]
+        changes = [(start, client, end) for client, own in enumerate(windows) for start, end in islice(own, 1)]
+        heapify(changes)
+        while changes:
+            time = changes[0][0]
+            yield from self.clock.pause(time - self.clock.now, CALENDAR)
+            coming, going = [], []
+            while changes and changes[0][0] == time:
+                _, client, end = heappop(changes)
+                (coming if end else going).append(client)
+                following = [(end, 0)] if end else islice(windows[client], 1)
+                for moment, until in following:
+                    if moment < FOREVER:
+                        heappush(changes, (moment, client, until))
+            self.go(going)
+            self.come(coming)
+
+    def come(self, clients: list[int]) -> None:
+        """Clients have become available."""
+        self.here.update(clients)
+        for client in clients:
+            self.trace.add(self.clock.now, JOIN, client, self.aggregator.version)
+        self.act(self.aggregator.join(clients))
+
+    def go(self, clients: list[int]) -> None:
+        """Clients have gone away, whatever they were doing."""
+        self.here.difference_update(clients)
+        for client in clients:
+            self.trace.add(self.clock.now, LEAVE, client, self.aggregator.version)
+            if client in self.jobs:
+                self.jobs.pop(client).interrupt(LEFT)
+        self.act(self.aggregator.leave(clients))
+
+    def recover(self, client: int) -> None:
+        """A client that failed is well again, if it has not gone away meanwhile."""
+        if client in self.here:
+            self.act(self.aggregator.join([client]))

@@ -1,0 +1,119 @@
+"""What a terminal shows of a run: one bar while it goes on, a table when it is over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from time import monotonic
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from fedsim.progress import Progress
+from fedsim.results import Run
+
+ROWS = 6
+"""So many measurements of each run, spread over its length, are shown."""
+
+REFRESH_SECONDS = 0.1
+
+
+def clock(seconds: float) -> str:
+    """Virtual time as people say it.
+
+    >>> clock(42), clock(95), clock(5_000), clock(400_000)
+    ('42.0 s', '1.6 min', '1.4 h', '4.6 d')
+    """
+    for unit, scale in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= scale:
+            return f"{seconds / scale:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def traffic(nbytes: float) -> str:
+    """Bytes as people say them.
+
+    >>> traffic(0), traffic(12_345), traffic(7_800_000_000)
+    ('0 B', '12.3 kB', '7.8 GB')
+    """
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= scale:
+            return f"{nbytes / scale:.1f} {unit}"
+    return f"{nbytes:.0f} B"
+
+
+class ProgressBar:
+    """One bar for all arms of a run: virtual time, real time, version, metric, traffic, time to go."""
+
+    def __init__(self, console: Console, arms: int):
+        self.arms = arms
+        self.labels: list[str] = []
+        self.bar = Bar(
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[state]}"), TimeElapsedColumn(), TextColumn("to go"), TimeRemainingColumn(),
+            console=console, transient=True,
+        )  # fmt: skip
+        self.task = self.bar.add_task("preparing", total=1.0, state="")
+        self.shown = 0.0
+
+    def __enter__(self) -> ProgressBar:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def watch(self, label: str, progress: Progress, now: int) -> None:
+        """Show how far it is."""
+        if label not in self.labels:
+            self.labels.append(label)
+        if monotonic() - self.shown < REFRESH_SECONDS:
+            return
+        self.shown = monotonic()
+        done = (len(self.labels) - 1 + progress.until.share(progress, now)) / self.arms
+        self.bar.update(self.task, completed=done, description=label, state=_state(progress, now))
+
+
+def _state(progress: Progress, now: int) -> str:
+    metric = progress.rows[-1].get("accuracy") if progress.rows else None
+    accuracy = f" accuracy {metric:.3f}" if metric is not None else ""
+    return f"{clock(now / 1e6)} v{progress.version}{accuracy} {traffic(progress.down + progress.up)}"
+
+
+def table(runs: Sequence[Run]) -> Table:
+    """Metric against virtual time, updates, traffic and staleness."""
+    shown = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    frames = [run.metrics for run in runs]
+    metrics = [name for name in ("accuracy", "loss") if name in frames[0]]
+    for column in ("run", "time", "versions", "updates", "lost", "traffic", "staleness", *metrics):
+        shown.add_column(column, justify="left" if column == "run" else "right", no_wrap=True)
+    for run, frame in zip(runs, frames, strict=True):
+        for row in _spread(frame).to_dict("records"):
+            shown.add_row(
+                run.label, clock(row["time_s"]), f"{row['version']:.0f}", f"{row['updates']:.0f}", f"{row['lost']:.0f}",
+                traffic(row["bytes_down"] + row["bytes_up"]), f"{row['staleness']:.2f}",
+                *(f"{row[name]:.4f}" for name in metrics),
+            )  # fmt: skip
+        shown.add_row()
+    return shown
+
+
+def _spread(frame: pd.DataFrame) -> pd.DataFrame:
+    places = [round(step * (len(frame) - 1) / (ROWS - 1)) for step in range(ROWS)]
+    return frame.iloc[sorted(set(places))]
+
+
+def verdict(runs: Sequence[Run]) -> list[str]:
+    """When each run reached the best accuracy that all of them reach, the soonest first."""
+    if len(runs) < 2 or any("accuracy" not in run.metrics for run in runs):
+        return []
+    target = min(run.metrics.accuracy.max() for run in runs)
+    firsts = [(run, run.metrics[run.metrics.accuracy >= target].iloc[0]) for run in runs]
+    firsts.sort(key=lambda pair: pair[1].time_s)
+    return [
+        f"{run.label} reached accuracy {target:.3f} after {clock(row.time_s)}, {row.updates:.0f} updates and "
+        f"{traffic(row.bytes_down + row.bytes_up)}"
+        for run, row in firsts
+    ]

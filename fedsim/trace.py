@@ -1,0 +1,97 @@
+"""What happened when: one row an event, kept in columns, written in parts that are never half a row."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+KINDS = ("join", "leave", "start", "train", "upload", "arrive", "lost", "version")
+"""Came, went; began its download, its local steps, its upload; was heard; failed; the server stepped."""
+JOIN, LEAVE, START, TRAIN, UPLOAD, ARRIVE, LOST, VERSION = range(len(KINDS))
+
+COLUMNS = ("time", "kind", "client", "version", "nbytes", "staleness")
+"""Microseconds; index into KINDS; client id (-1: the server); server version; bytes that begin to travel; versions."""
+
+PART_ROWS = 200_000
+PART_SECONDS = 2.0
+
+
+class Trace:
+    """Records events; with a folder it also writes them there, part by part, so that they can be read meanwhile."""
+
+    def __init__(self, folder: Path | None = None):
+        self.folder = folder
+        self.count = 0
+        self._rows: list[tuple[int, ...]] = []
+        self._parts = 0
+        self._hash = hashlib.sha256()
+        self._written = monotonic()
+        if folder is not None:
+            folder.mkdir(parents=True)
+
+    def add(self, time: int, kind: int, client: int, version: int, nbytes: int = 0, staleness: int = 0) -> None:
+        """One event, in the order of COLUMNS."""
+        self._rows.append((time, kind, client, version, nbytes, staleness))
+        if len(self._rows) >= PART_ROWS:
+            self.flush()
+
+    def refresh(self) -> None:
+        """Write what there is if the last part is old: how often only decides how fresh a reader's view is."""
+        if self.folder is not None and monotonic() - self._written > PART_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Close the present part."""
+        if not self._rows:
+            return
+        rows = np.array(self._rows, dtype=np.int64)
+        self._rows.clear()
+        self.count += len(rows)
+        self._hash.update(rows.tobytes())
+        self._written = monotonic()
+        if self.folder is not None:
+            final = self.folder / f"part-{self._parts:05d}.parquet"
+            pq.write_table(_table(rows), temporary := final.with_suffix(".tmp"))
+            temporary.rename(final)
+        self._parts += 1
+
+    def digest(self) -> str:
+        """SHA-256 of all rows as little-endian int64, however they were cut into parts."""
+        self.flush()
+        return self._hash.hexdigest()
+
+
+class Recording(Trace):
+    """A trace that stays in memory, for tests and for questions asked of a run in the same process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[int, ...]] = []
+
+    def flush(self) -> None:
+        """Keep the rows as well."""
+        self.rows += self._rows
+        super().flush()
+
+    def of(self, *kinds: int) -> list[tuple[int, ...]]:
+        """The rows of these kinds, in order."""
+        self.flush()
+        return [row for row in self.rows if row[1] in kinds]
+
+
+def _table(rows: np.ndarray) -> pa.Table:
+    kind = pa.DictionaryArray.from_arrays(pa.array(rows[:, 1].astype(np.int8)), pa.array(KINDS))
+    columns = [kind if name == "kind" else pa.array(rows[:, i]) for i, name in enumerate(COLUMNS)]
+    return pa.Table.from_arrays(columns, names=list(COLUMNS))
+
+
+def read(folder: Path) -> pa.Table:
+    """All parts written so far, as one table."""
+    parts: Sequence[Path] = sorted(folder.glob("part-*.parquet"))
+    return pa.concat_tables([pq.read_table(part) for part in parts]) if parts else _table(np.empty((0, 6), np.int64))

@@ -1,0 +1,139 @@
+"""Local training: many tasks -> their results, as stacked computations. The one place where clients' numbers are made.
+
+A result is a function of its task alone. In whose company it is computed, in which order and how many at once changes
+nothing: not a bit for dense networks (`gradients.closed_form`), rounding errors for other models on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fedsim.gradients import choose
+from fedsim.models import check_trainable
+from fedsim.rng import stream
+from fedsim.vector import Layout
+from fedsim.work import LocalResult, LocalTask
+
+if TYPE_CHECKING:
+    from fedsim.data.partitions import Parts
+
+
+def batches(seed: int, task: LocalTask, held: int, batch: int) -> np.ndarray:
+    """Which of its `held` examples a client visits: (steps, b) with b = min(batch, held).
+
+    Permutations of all its examples, one after another, cut into batches. The stream is `(seed, "batches", client,
+    ordinal)`, so that each training of a client has its own order whoever asks for it and when.
+    """
+    size = min(batch, held)
+    visits, draw = task.steps * size, stream(seed, "batches", task.client, task.ordinal)
+    epochs = [draw.permutation(held) for _ in range(-(-visits // max(1, held)))]
+    return np.concatenate([np.zeros(0, np.int64), *epochs])[:visits].reshape(task.steps, size)
+
+
+class Trainer:
+    """Trains clients on their parts of a dataset.
+
+    Args:
+        model: computes scores (B, classes) from examples (B, *shape); its own parameters are not used.
+        x: examples (n, *shape).
+        y: their classes (n,), int64.
+        parts: each client's positions in the dataset, and its own labels where it has such.
+        batch: examples a step; a client with fewer takes them all.
+        optimizer: makes a fresh optimizer for each stack; `stackable` False on it trains clients one at a time.
+        seed: names the batches together with client and ordinal.
+        cohort: stack no more clients than this; None: as many as was measured to be worth it (`gradients.choose`).
+
+    Raises:
+        ValueError: a model with BatchNorm or Dropout.
+    """
+
+    def __init__(
+        self, model: nn.Module, x: Tensor, y: Tensor, parts: Parts, batch: int,
+        optimizer: Callable[[list[Tensor]], Optimizer], seed: int, cohort: int | None = None,
+    ) -> None:  # fmt: skip
+        check_trainable(model)
+        self.x, self.y, self.parts, self.batch, self.optimizer, self.seed = x, y, parts, batch, optimizer, seed
+        self.layout = Layout.of(model)
+        self.gradients, worth = choose(model, self.layout.size, batch, x.device)
+        self.stackable = getattr(optimizer, "stackable", True)
+        self.cohort = min(cohort or worth, worth) if self.stackable else 1
+
+    def __call__(self, tasks: Sequence[LocalTask]) -> list[LocalResult]:
+        """Their results, in the same order. ValueError if a client is to train but holds no example."""
+        results = {}
+        for stack in self._stacks(tasks):
+            results.update(zip(stack, self._train([tasks[place] for place in stack]), strict=True))
+        return [results[place] for place in range(len(tasks))]
+
+    def _stacks(self, tasks: Sequence[LocalTask]) -> Iterator[list[int]]:
+        """Places of those that train together: they have equal batches; longest first, so the finished are a tail."""
+        alike = defaultdict(list)
+        for place in sorted(range(len(tasks)), key=lambda place: -tasks[place].steps):
+            held = len(self.parts.indices[tasks[place].client])
+            if not held and tasks[place].steps:
+                raise ValueError(f"client {tasks[place].client} has no examples to train on")
+            alike[min(self.batch, held)].append(place)
+        for places in alike.values():
+            for stack in np.array_split(places, -(-len(places) // self.cohort)):
+                yield stack.tolist()
+
+    def _train(self, tasks: Sequence[LocalTask]) -> list[LocalResult]:
+        rows, labels = self._visits(tasks)
+        losses = torch.zeros(rows.shape, dtype=tasks[0].params.dtype, device=rows.device)
+        start = self.layout.unflatten(torch.stack([task.params for task in tasks]))
+        stack = {name: tensor.contiguous() for name, tensor in start.items()}
+        params = {name: tensor.detach() for name, tensor in stack.items()}
+        moved = [tensor if self.stackable else tensor[0] for tensor in params.values()]
+        optimizer, going = self.optimizer(moved), len(tasks)
+        for step in range(tasks[0].steps):
+            if tasks[going - 1].steps <= step:
+                going = sum(task.steps > step for task in tasks)
+                narrow(optimizer, moved, going)
+            x = self.x.index_select(0, rows[step, :going].flatten()).unflatten(0, (going, -1))
+            grads, losses[step, :going] = self.gradients(params, x, labels[step, :going])
+            for tensor, name in zip(moved, params, strict=True):
+                tensor.grad = grads.pop(name).reshape(tensor.shape)
+            optimizer.step()
+            optimizer.zero_grad()  # frees them, so that the next ones are written where they were
+        return self._results(tasks, self.layout.join(stack), losses.cpu().numpy())
+
+    def _visits(self, tasks: Sequence[LocalTask]) -> tuple[Tensor, Tensor]:
+        """Rows of the dataset that each client visits, and their labels, (steps, K, b); the finished visit nothing."""
+        held = [len(self.parts.indices[task.client]) for task in tasks]
+        rows = torch.zeros(tasks[0].steps, len(tasks), min(self.batch, held[0]), dtype=torch.int64)
+        own = torch.zeros_like(rows) if self.parts.labels else None
+        for k, task in enumerate(tasks):
+            visits = batches(self.seed, task, held[k], self.batch)
+            rows[: task.steps, k] = torch.from_numpy(self.parts.indices[task.client][visits])
+            if own is not None and self.parts.labels:
+                own[: task.steps, k] = torch.from_numpy(self.parts.labels[task.client][visits])
+        rows = rows.to(self.x.device)
+        return rows, self.y[rows] if own is None else own.to(self.x.device)
+
+    def _results(self, tasks: Sequence[LocalTask], end: Tensor, losses: np.ndarray) -> list[LocalResult]:
+        """From the parameters (K, P) at the end and the losses (steps, K, b); no result keeps the stack in memory."""
+        results = []
+        for k, task in enumerate(tasks):
+            seen = losses[: task.steps, k].astype(np.float64, order="C")
+            count = max(1, seen.size)
+            loss, square_loss = float(seen.sum()) / count, float(np.square(seen).sum()) / count
+            results.append(LocalResult(end[k] - task.params, loss, square_loss))
+        return results
+
+
+def narrow(optimizer: Optimizer, params: Sequence[Tensor], clients: int) -> None:
+    """Let an optimizer go on with the first clients only; the others' parameters and memories stand still."""
+    for tensor in params:
+        memory = optimizer.state[tensor]
+        for name, value in memory.items():
+            if isinstance(value, Tensor) and value.shape[:1] == tensor.shape[:1]:
+                memory[name] = value[:clients]
+        tensor.grad = None
+        tensor.data = tensor.data[:clients]

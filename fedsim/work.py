@@ -1,0 +1,104 @@
+"""What is asked of a client and what comes back: the words that the two wings share.
+
+Facts (who, which version, how many) are known at once; numbers may still be pending.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LocalTask:
+    """Everything that one local training may depend on."""
+
+    client: int
+    params: Tensor
+    """The model it starts from, flat (P,); shared by all who start from it, so never written to."""
+    ordinal: int
+    """The client's n-th training: names its random stream."""
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LocalResult:
+    """What local training yields."""
+
+    delta: Tensor
+    """End minus start, flat (P,)."""
+    loss: float
+    """Mean over all examples seen, each at its own step."""
+    square_loss: float = 0.0
+    """Mean of the squared per-example losses (Oort's utility needs it)."""
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class Deferred:
+    """The result of a task that may not have run yet. Reading it makes it run."""
+
+    task: LocalTask
+    due: int
+    """When its update arrives, in microseconds, as foreseen at the start: the order of need."""
+    owner: Executor
+    value: LocalResult | None = None
+    arrived: bool = False
+    """Whether its update has been heard: what synchronous algorithms may train without waste."""
+
+    def result(self) -> LocalResult:
+        """The numbers, computed now if they were not yet."""
+        if self.value is None:
+            self.owner.compute(self)
+        assert self.value is not None
+        return self.value
+
+    def __repr__(self) -> str:  # must not make it run
+        state = "pending" if self.value is None else "ready"
+        return f"<Deferred client={self.task.client} due={self.due} {state}>"
+
+
+class Executor(Protocol):
+    """Decides when local training is computed, and in what company; never what it yields."""
+
+    def submit(self, task: LocalTask, due: int) -> Deferred:
+        """Promise the result of a task."""
+        ...
+
+    def compute(self, wanted: Deferred) -> None:
+        """Fill in `wanted.value`, and perhaps others' too."""
+        ...
+
+
+class Numbers(Protocol):
+    """Whatever can be asked for a local result."""
+
+    def result(self) -> LocalResult:
+        """The numbers, computed now if they were not yet."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Update:
+    """What a server is told when a client has finished."""
+
+    client: int
+    version: int
+    """The server version that the client started from."""
+    examples: int
+    """How many training examples the client holds."""
+    duration: int
+    """From being started to being heard, in microseconds."""
+    numbers: Numbers
+
+    @property
+    def delta(self) -> Tensor:
+        """End minus start, flat (P,). Reading it may train."""
+        return self.numbers.result().delta
+
+    @property
+    def loss(self) -> float:
+        """Mean local loss. Reading it may train."""
+        return self.numbers.result().loss

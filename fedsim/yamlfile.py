@@ -1,0 +1,135 @@
+"""YAML as people expect it (`on` is a word, `1e-3` a number), and where in the file each value stands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from fedsim.errors import ScenarioError
+
+Path = Sequence[str | int]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's idea of booleans and numbers."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  # PyYAML's own way of configuring a loader
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false"), list("tf"))
+_FLOAT = r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan"
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), list("-+0123456789."))
+
+
+class YamlFile:
+    """A parsed document that remembers the line of every value."""
+
+    def __init__(self, text: str, name: str):
+        self.name = name
+        self.overrides: dict[tuple[str | int, ...], str] = {}
+        loader = _Loader(text)
+        try:
+            self.root = loader.get_single_node()
+            self._refuse_twins(self.root)
+            self.data: Any = {} if self.root is None else loader.construct_document(self.root)
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            raise ScenarioError(f"{name}:{line}: this is not YAML: {error.problem}") from None
+        finally:
+            loader.dispose()
+
+    def _refuse_twins(self, node: yaml.Node | None) -> None:
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                if key.value in seen:
+                    raise ScenarioError(f"{self.name}:{key.start_mark.line + 1}: {key.value} is given twice")
+                seen.add(key.value)
+                self._refuse_twins(value)
+        elif isinstance(node, yaml.SequenceNode):
+            for value in node.value:
+                self._refuse_twins(value)
+
+    def override(self, text: str) -> None:
+        """Set one value by its path, as in `local.steps=5`.
+
+        Raises:
+            ScenarioError: if it has another form, or the path leads through something that has no keys.
+        """
+        key, equals, new = text.partition("=")
+        if not equals or not key:
+            raise ScenarioError(f"override {text!r}: expected key=value, for example local.steps=5")
+        path = tuple(int(step) if step.isdigit() else step for step in key.split("."))
+        inner = self.data
+        for step in path[:-1]:
+            inner = _enter(inner, step, text)
+        _enter(inner, path[-1], text)
+        inner[path[-1]] = value(new)
+        self.overrides[path] = f"override {text!r}"
+
+    def place(self, path: Path) -> str:
+        r"""`file:line` of the value at this path, or of the nearest thing around it; or the override that set it.
+
+        >>> YamlFile("a: 1\nb:\n  c: 2", "x.yaml").place(["b", "c"])
+        'x.yaml:3'
+        """
+        for length in range(len(path), 0, -1):
+            if tuple(path[:length]) in self.overrides:
+                return self.overrides[tuple(path[:length])]
+        node, line = self.root, 1
+        for step in path:
+            child = _child(node, step)
+            if child is None:
+                break
+            line, node = child
+        return f"{self.name}:{line}"
+
+    def depth(self, path: Path) -> int:
+        """How many steps of the path exist in the file."""
+        node, depth = self.root, 0
+        for step in path:
+            child = _child(node, step)
+            if child is None:
+                break
+            node, depth = child[1], depth + 1
+        return depth
+
+
+def _enter(around: Any, step: str | int, override: str) -> Any:
+    """What an override finds at this step of its path; a bare choice or nothing becomes a mapping."""
+    if isinstance(around, list):
+        if step not in range(len(around)):
+            raise ScenarioError(f"override {override!r}: {step} is not one of the {len(around)} items of the list")
+    elif not isinstance(around, dict):
+        raise ScenarioError(f"override {override!r}: {around!r} has no key {step!r}")
+    else:
+        found = around.get(step)
+        around[step] = {} if found is None else {found: {}} if isinstance(found, str) else found
+    return around[step]
+
+
+def _child(node: yaml.Node | None, step: str | int) -> tuple[int, yaml.Node] | None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value == str(step):
+                return key.start_mark.line + 1, value
+    elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+        return node.value[step].start_mark.line + 1, node.value[step]
+    elif isinstance(node, yaml.ScalarNode) and node.value == str(step):
+        return node.start_mark.line + 1, node
+    return None
+
+
+def value(text: str) -> Any:
+    """A single value as it would be read from a file.
+
+    >>> value("1e-3"), value("on"), value("true"), value("{sgd: {lr: 1}}")
+    (0.001, 'on', True, {'sgd': {'lr': 1}})
+    """
+    return YamlFile(text, "override").data if text else ""

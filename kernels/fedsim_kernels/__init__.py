@@ -1,0 +1,1 @@
+"""Triton ops, each beside its plain-torch reference."""

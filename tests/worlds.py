@@ -1,0 +1,68 @@
+"""Small federations for tests: a fleet, a star and a training rule that is one line of arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import inf
+
+import torch
+
+from fedsim.aggregators.aggregator import Aggregator
+from fedsim.executors import Inline, Null, Stacked
+from fedsim.fleet import Device, Failures, Fleet
+from fedsim.network import Star
+from fedsim.progress import Progress, Until
+from fedsim.roster import Roster
+from fedsim.selection import Select, Uniform
+from fedsim.server import ServerSimulation, Workload
+from fedsim.simulation import Simulation
+from fedsim.trace import Recording
+from fedsim.units import SECOND
+from fedsim.work import LocalResult, LocalTask
+
+SIZE = 3
+
+
+def train(tasks: Sequence[LocalTask]) -> list[LocalResult]:
+    """A tenth of the way to the client's number, and a little that depends on which of its trainings it is."""
+    return [
+        LocalResult((task.client - task.params) * 0.1 * task.steps + 0.001 * task.ordinal, loss=1.0, square_loss=1.0)
+        for task in tasks
+    ]
+
+
+def devices(*seconds: float, rate: float = inf) -> list[Device]:
+    """Clients that take so many seconds for one example, with links of so many bytes per second."""
+    return [Device(rate, rate, second) for second in seconds]
+
+
+def simulation(
+    make: Callable[[torch.Tensor, Roster], Aggregator],
+    fleet: Sequence[Device] | Fleet,
+    until: Until,
+    *,
+    executor: str = "inline",
+    train: Callable[[Sequence[LocalTask]], list[LocalResult]] = train,
+    select: Select | None = None,
+    star: Star | None = None,
+    nbytes: int = 1000,
+    failures: Failures | None = None,
+    every: int = 10 * SECOND,
+) -> ServerSimulation:
+    """Ready to run; each client sees one example in one step, so its device's seconds are its round's."""
+    fleet = fleet if isinstance(fleet, Fleet) else Fleet(list(fleet))
+    fleet = replace(fleet, failures=failures) if failures else fleet
+    clients = len(fleet.devices)
+    aggregator = make(torch.zeros(SIZE), Roster(select or Uniform(seed=1)))
+    executors = {
+        "null": lambda: Null(LocalResult(torch.zeros(SIZE), 0.0)),
+        "inline": lambda: Inline(train),
+        "stacked": lambda: Stacked(train, worth=64, row_bytes=4 * SIZE, synchronous=aggregator.synchronous),
+    }
+    star = star or Star(latency=0, server_up=inf, server_down=inf)
+    graph = star.graph([device.down for device in fleet.devices], [device.up for device in fleet.devices])
+    world = Simulation(fleet, graph, executors[executor](), Recording())
+    ones = [1] * clients
+    work = Workload(steps=ones, seen=ones, held=[10] * clients, flops=1.0, down=nbytes, up=nbytes)
+    return ServerSimulation(world, aggregator, work, Progress(until, every))
