@@ -64,21 +64,20 @@ class Experiment:
 
     def simulation(self, trace: Trace, timing_only: bool | None = None, **hooks: Any) -> ServerSimulation:
         """A fresh simulation at time 0; `hooks` are told of its progress."""
-        keys, build = self.arm.keys, self.arm.schema.build
+        build = self.arm.build
         timing_only = self.timing_only if timing_only is None else timing_only
-        select = build(keys.select, self.given, ("select",))
+        select = build(self.given, "select")
         if timing_only and select.reads_numbers:
             raise ScenarioError(
                 "select: this policy depends on what training yields, so it cannot run without training"
             )
         present = self.fleet.present if self.fleet.by_rounds else None
         params = torch.zeros(0) if timing_only else self.params
-        aggregator = build(keys.aggregator, {**self.given, "params": params, "roster": Roster(select, present)},
-                           ("aggregator",))  # fmt: skip
+        aggregator = build({"params": params, "roster": Roster(select, present)}, "aggregator")
         executor = self._executor(timing_only, aggregator.synchronous)
         progress = Progress(
-            build(keys.until, {}, ("until",)),
-            keys.evaluate.every,
+            build({}, "until"),
+            self.arm.keys.evaluate.every,
             evaluate=(lambda _: {}) if timing_only else self.evaluator,
             **hooks,
         )
@@ -90,7 +89,7 @@ class Experiment:
             return Null(LocalResult(torch.zeros(0), 0.0))
         given = {"train": self.trainer, "worth": self.trainer.cohort, "row_bytes": 4 * self.layout.size,
                  "synchronous": synchronous}  # fmt: skip
-        return self.arm.schema.build(self.arm.keys.executor, given, ("executor",))
+        return self.arm.build(given, "executor")
 
 
 def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | None = None) -> Experiment:
@@ -107,31 +106,31 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     keys = arm.keys
     seed, clients = keys.seed, keys.fleet.clients
     given: dict[str, Any] = {"seed": seed, "folders": data_folders(data, keys.folder)}
-
-    def build(key: str, around: Any = keys) -> Any:
-        return arm.schema.build(getattr(around, key), given, (key,))
-
-    source = build("data")
+    source = arm.build(given, "data")
     name = json.dumps(arm.resolved["data"])
     loaded = {} if loaded is None else loaded
     dataset = loaded[name] = loaded.get(name) or source.load(given["folders"])
     parts = source.partition.split(dataset, clients, seed)
     given |= {"shape": dataset.shape, "classes": dataset.classes, "vocabulary": len(dataset.vocabulary)}
-    model, params = initial_params(lambda: build("model"), seed)
+    model, params = initial_params(lambda: arm.build(given, "model"), seed)
     layout = Layout.of(model)
-    local = build("local")
+    local = arm.build({}, "local")
     trainer = Trainer(model, dataset.x, dataset.y, parts, local.batch, local.optimizer, seed)
     work = _workload(local, parts.sizes, training_flops(model, dataset.x[:1]), 4 * layout.size)
     fleet = Fleet(
-        devices=build("devices", keys.fleet).draw(clients, seed),
-        availability=build("availability", keys.fleet),
-        stragglers=build("stragglers", keys.fleet),
-        failures=build("drop", keys.fleet),
+        devices=arm.build(given, "fleet", "devices").draw(clients, seed),
+        availability=arm.build(given, "fleet", "availability"),
+        stragglers=arm.build(given, "fleet", "stragglers"),
+        failures=arm.build({}, "fleet", "drop"),
         seed=seed,
     )
-    graph = build("network").graph([device.down for device in fleet.devices], [device.up for device in fleet.devices])
+    graph = arm.build({}, "network").graph(
+        [device.down for device in fleet.devices], [device.up for device in fleet.devices]
+    )
     evaluator = Evaluator(model, layout, dataset.x_test, dataset.y_test)
-    return Experiment(arm, given, fleet, graph, work, trainer, evaluator, layout, params)
+    experiment = Experiment(arm, given, fleet, graph, work, trainer, evaluator, layout, params)
+    experiment.simulation(Trace())  # what it refuses is refused before anything runs
+    return experiment
 
 
 def _workload(local: Any, sizes: Sequence[int], flops: float, nbytes: int) -> Workload:
@@ -154,7 +153,7 @@ def conduct(experiment: Experiment, path: Path, watch: Watch = lambda progress, 
     trace = Trace(path / "trace.parquet")
 
     def record(rows: list[Row]) -> None:
-        folder.metrics(rows)
+        folder.refresh(rows)
         trace.refresh()
 
     simulation = experiment.simulation(trace, record=record, watch=watch)
@@ -164,6 +163,7 @@ def conduct(experiment: Experiment, path: Path, watch: Watch = lambda progress, 
         folder.failure(error)
         raise
     finally:
+        folder.metrics(simulation.progress.rows)
         trace.flush()
     if not experiment.timing_only:
         named = experiment.layout.unflatten(simulation.aggregator.params)
@@ -244,7 +244,5 @@ def _provenance(experiments: Sequence[Experiment]) -> str:
     keys = experiments[0].arm.keys
     parts = {"devices": keys.fleet.devices, "availability": keys.fleet.availability,
              "stragglers": keys.fleet.stragglers, "network": keys.network}  # fmt: skip
-    return "; ".join(
-        f"{name}: {choice.name} ({getattr(type(choice.arguments).member, 'source', 'synthetic')})"
-        for name, choice in parts.items()
-    )
+    sources = {name: getattr(type(choice.arguments).member, "source", "synthetic") for name, choice in parts.items()}
+    return "; ".join(f"{name}: {source}" for name, source in sources.items() if source)

@@ -5,29 +5,39 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedsim.results import Run
 
-AXES = {"virtual time (h)": ("time_s", 3600), "traffic (GB)": ("bytes", 1e9), "server versions": ("version", 1)}
+TIMES = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
+SIZES = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 
-def draw(runs: Sequence[Run], target: Path, title: str, note: str = "") -> None:
-    """One panel a cost, one line a run; `note` says what about the fleet is synthetic."""
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
+def draw(runs: Sequence[Run], target: Path, title: str, note: str) -> None:
+    """One panel a cost, one line a run; `note` says where the fleet's speeds come from. Writes a PNG to `target`."""
+    frames = {run.label: run.metrics.assign(bytes=lambda f: f.bytes_down + f.bytes_up) for run in runs}
+    metric = "accuracy" if all("accuracy" in frame for frame in frames.values()) else "updates"
+    time, seconds = _unit(TIMES, max(frame.time_s.max() for frame in frames.values()))
+    size, nbytes = _unit(SIZES, max(frame.bytes.max() for frame in frames.values()))
+    figure = Figure(figsize=(12, 4.4), layout="constrained")
     figure.suptitle(title)
-    axes = figure.subplots(1, len(AXES), sharey=True)
-    for axis, (label, (column, unit)) in zip(axes, AXES.items(), strict=True):
-        for run in runs:
-            frame = run.metrics.assign(bytes=lambda f: f.bytes_down + f.bytes_up)
-            metric = "accuracy" if "accuracy" in frame else "updates"
-            axis.plot(frame[column] / unit, frame[metric], label=run.label, drawstyle="steps-post", linewidth=1.8)
-            axis.set(xlabel=label, xlim=(0, None))
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("test accuracy" if metric == "accuracy" else "updates heard")
-    axes[0].legend(frameon=False)
-    if note:
-        figure.text(0.995, 0.005, note, ha="right", va="bottom", fontsize=7, color="grey")
+    figure.supxlabel(note, fontsize=8, color="grey", x=0.99, ha="right")
+    costs = (("time_s", seconds, f"virtual time ({time})"), ("bytes", nbytes, f"traffic ({size})"),
+             ("version", 1, "server versions"))  # fmt: skip
+    panels: Sequence[Axes] = figure.subplots(1, len(costs), sharey=True)
+    for axes, (column, unit, label) in zip(panels, costs, strict=True):
+        for name, frame in frames.items():
+            axes.plot(frame[column] / unit, frame[metric], label=name, linewidth=1.6)
+        axes.set(xlabel=label, xlim=(0, None))
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("test accuracy" if metric == "accuracy" else "updates heard")
+    panels[0].legend(frameon=False)
     temporary = target.with_suffix(".tmp")
     figure.savefig(temporary, dpi=150, format="png")
     temporary.rename(target)
+
+
+def _unit(units: dict[str, float], largest: float) -> tuple[str, float]:
+    """The largest unit of which there are at least two."""
+    return [(name, scale) for name, scale in units.items() if largest >= 2 * scale or scale == min(units.values())][-1]

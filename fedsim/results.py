@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,13 @@ from safetensors.numpy import load_file, save
 from fedsim import trace
 from fedsim.errors import ScenarioError
 from fedsim.progress import Row
+
+
+COMPARISON = "comparison.json"
+"""In the folder of a comparison: which of its folders are its arms."""
+
+WRITING_SHARE = 0.05
+"""No more than this share of the time goes into rewriting the table while a run goes on."""
 
 
 def sha256(data: bytes) -> str:
@@ -34,6 +42,7 @@ class RunFolder:
         path.mkdir(parents=True)
         self.path = path
         self.digests: dict[str, str] = {}
+        self._rested = monotonic()
         self._write("scenario.yaml", yaml.safe_dump(dict(scenario), sort_keys=False, allow_unicode=True).encode())
 
     def _write(self, name: str, data: bytes) -> None:
@@ -41,6 +50,13 @@ class RunFolder:
         temporary.write_bytes(data)
         temporary.rename(self.path / name)
         self.digests[name] = sha256(data)
+
+    def refresh(self, rows: list[Row]) -> None:
+        """Rewrite the table, unless that was done just now."""
+        began = monotonic()
+        if began >= self._rested:
+            self.metrics(rows)
+            self._rested = monotonic() + (monotonic() - began) / WRITING_SHARE
 
     def metrics(self, rows: list[Row]) -> None:
         """The table so far; a column that appears late is empty before."""
@@ -53,7 +69,7 @@ class RunFolder:
 
     def comparison(self, labels: list[str]) -> None:
         """This folder holds the folders of these arms."""
-        self._json("comparison.json", {"arms": labels})
+        self._json(COMPARISON, {"arms": labels})
 
     def failure(self, error: Exception) -> None:
         """Why the run did not end well."""
@@ -75,8 +91,8 @@ class Run:
 
     @property
     def label(self) -> str:
-        """How it is called beside others."""
-        return self.path.name
+        """How it is called beside others: an arm by its own name, a run by its scenario's."""
+        return self.path.name if (self.path.parent / COMPARISON).exists() else self.path.parent.name
 
     @property
     def finished(self) -> bool:
@@ -86,7 +102,7 @@ class Run:
     @cached_property
     def arms(self) -> list[Run]:
         """The runs that were compared, in the scenario's order; a single run is its own only arm."""
-        comparison = self.path / "comparison.json"
+        comparison = self.path / COMPARISON
         names = json.loads(comparison.read_text())["arms"] if comparison.exists() else []
         return [Run(self.path / name) for name in names] or [self]
 

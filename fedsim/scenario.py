@@ -6,9 +6,9 @@ The only file that knows every family.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
@@ -112,6 +112,8 @@ class Scenario:
     executor: Any = "stacked"
     folder: str | None = None
     """Where the data are, besides the folders that are always searched."""
+    compare: None = None
+    """A list of changes to the rest, each a run of its own; `read` takes it out."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,19 @@ class Arm:
     label: str
     schema: Schema
     keys: Arguments
+    place: Callable[[Path], str]
+    """Where in the file a key stands."""
+
+    def build(self, given: Mapping[str, Any], *path: str) -> Any:
+        """Construct what stands at this path; `given` is what its constructors get from the run.
+
+        Raises:
+            ScenarioError: if they refuse their arguments.
+        """
+        model: Any = self.keys
+        for step in path:
+            model = getattr(model, step)
+        return self.schema.build(model, given, path, self.place)
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -138,6 +153,12 @@ def digest(resolved: Any) -> str:
     return sha256(json.dumps(resolved, sort_keys=True).encode())[:12]
 
 
+@cache
+def builtin() -> Schema:
+    """The schema of all families, with what is installed beside us."""
+    return Schema(FAMILIES, GIVEN)
+
+
 def read(source: str | FilePath | Mapping[str, Any], overrides: Sequence[str] = ()) -> list[Arm]:
     """Check a scenario: a file (or the same as a mapping), changed by overrides such as `local.steps=5`.
 
@@ -149,17 +170,19 @@ def read(source: str | FilePath | Mapping[str, Any], overrides: Sequence[str] = 
     document = _document(source)
     for override in overrides:
         document.override(override)
-    schema = Schema(FAMILIES, GIVEN)
-    schema.adopt(document.data)
+    if not isinstance(document.data, dict):
+        raise ScenarioError(f"{document.name}:1: a scenario is a mapping of keys such as data, model and fleet")
+    schema = builtin().adopting(document.data)
     changes = document.data.pop("compare", None)
     if changes is None:
-        return [Arm(SINGLE, schema, schema.check(Scenario, document.data, document.place))]
+        return [Arm(SINGLE, schema, schema.check(Scenario, document.data, document.place), document.place)]
     if not isinstance(changes, list) or not changes or not all(isinstance(change, Mapping) for change in changes):
         raise ScenarioError(f"{document.place(['compare'])}: compare: expected a list of changes to this scenario")
-    return [
-        Arm(label, schema, schema.check(Scenario, _merge(document.data, change), partial(_place, document, number)))
-        for number, (label, change) in enumerate(zip(_labels(changes), changes, strict=True))
-    ]
+    arms = []
+    for number, (label, change) in enumerate(zip(_labels(changes), changes, strict=True)):
+        place = partial(_place, document, number)
+        arms.append(Arm(label, schema, schema.check(Scenario, _merge(document.data, change), place), place))
+    return arms
 
 
 def _document(source: str | FilePath | Mapping[str, Any]) -> YamlFile:
@@ -210,7 +233,7 @@ def _said(change: Any, path: str = "") -> list[str]:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of scenario files."""
-    schema = Schema(FAMILIES, GIVEN).arguments(Scenario).model_json_schema()
+    schema = builtin().arguments(Scenario).model_json_schema()
     schema["properties"]["compare"] = {
         "type": "array", "items": {"type": "object"},
         "description": "changes to the rest of the file, each a run of its own",
@@ -220,7 +243,7 @@ def json_schema() -> dict[str, Any]:
 
 def plugins() -> dict[str, dict[str, list[str]]]:
     """Every family's members and their arguments."""
-    schema = Schema(FAMILIES, GIVEN)
+    schema = builtin()
     return {
         family: {name: list(schema.arguments(member, family).model_fields) for name, member in table.items()}
         for family, table in schema.families.items()

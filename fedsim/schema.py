@@ -8,14 +8,24 @@ run and do not appear in a file. There is no second description of anything.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import is_dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, ClassVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from fedsim.errors import ScenarioError, nearest
@@ -30,12 +40,27 @@ class Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
     member: ClassVar[Member]
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number(cls, value: Any, field: ValidationInfo) -> Any:
+        """Pydantic would take `true` for 1."""
+        if isinstance(value, bool) and bool not in _kinds(cls.model_fields[str(field.field_name)].annotation):
+            raise ValueError("expected something other than true or false")
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _expand(cls, value: Any) -> Any:
         """A bare value may stand for the one argument that the constructor names as its shorthand."""
         shorthand = getattr(cls.member, "shorthand", None)
         return {shorthand: value} if shorthand and not isinstance(value, (Mapping, Arguments)) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: Any, build: Any) -> dict[str, Any]:
+        """The arguments by name, or the shorthand."""
+        table = build.resolve_ref_schema(build(core))
+        shorthand = getattr(cls.member, "shorthand", None) if hasattr(cls, "member") else None
+        return {"anyOf": [table["properties"][shorthand], table]} if shorthand else table
 
 
 class Choice(BaseModel):
@@ -75,7 +100,7 @@ class Choice(BaseModel):
     @classmethod
     def __get_pydantic_json_schema__(cls, core: Any, build: Any) -> dict[str, Any]:
         """Either a bare name or one name with arguments."""
-        table = build.resolve_ref_schema(build(core)) if "$ref" in build(core) else build(core)
+        table = build.resolve_ref_schema(build(core))
         names = {"enum": sorted(cls.model_fields)}
         return {"anyOf": [names, {**table, "minProperties": 1, "maxProperties": 1}]}
 
@@ -92,18 +117,15 @@ class Schema:
 
     # Making models --------------------------------------------------------------------------------------------------
 
-    def adopt(self, data: Any) -> None:
-        """Load the plug-ins that `data` names by a dotted path (`my_lab.rules:MyRule`) into their families."""
-        if isinstance(data, Mapping):
-            for key, value in data.items():
-                names = [value] if isinstance(value, str) else list(value) if isinstance(value, Mapping) else []
-                for name in names:
-                    if key in self.families and ":" in str(name):
-                        self.families[key][name] = _load(key, name)
-                self.adopt(value)
-        elif isinstance(data, list):
-            for value in data:
-                self.adopt(value)
+    def adopting(self, data: Any) -> Schema:
+        """The schema that also knows the plug-ins that `data` names by a dotted path (`my_lab.rules:MyRule`)."""
+        found = list(_dotted(data, self.families))
+        if not found:
+            return self
+        families = {family: dict(table) for family, table in self.families.items()}
+        for family, name in found:
+            families[family][name] = _load(family, name)
+        return Schema(families, self.given)
 
     def _choice(self, family: str) -> type[Choice]:
         fields: dict[str, Any] = {
@@ -176,17 +198,17 @@ class Schema:
             f"{where}: {message}" if repr(fault["input"]) in message else f"{where}: {message}, not {fault['input']!r}"
         )
 
-    def build(self, model: BaseModel | None, given: Mapping[str, Any], path: Path = ()) -> Any:
-        """Construct what a checked model describes.
+    def build(self, model: Any, given: Mapping[str, Any], path: Path, place: Callable[[Path], str]) -> Any:
+        """Construct what a checked model describes; `given` holds what comes from the run.
 
         Raises:
-            ScenarioError: if the constructor refuses its arguments, with the path to them.
+            ScenarioError: if the constructor refuses its arguments, with their place.
         """
         if isinstance(model, Choice):
-            return self.build(model.arguments, given, (*path, model.name))
+            return self.build(model.arguments, given, (*path, model.name), place)
         if not isinstance(model, Arguments):
             return model
-        own = {name: self.build(getattr(model, name), given, (*path, name)) for name in type(model).model_fields}
+        own = {name: self.build(getattr(model, name), given, (*path, name), place) for name in type(model).model_fields}
         wanted = inspect.signature(type(model).member).parameters
         try:
             return type(model).member(
@@ -195,7 +217,7 @@ class Schema:
         except ScenarioError:
             raise
         except ValueError as error:
-            raise ScenarioError(f"{'.'.join(map(str, path))}: {error}") from None
+            raise ScenarioError(f"{place(path)}: {'.'.join(map(str, path))}: {error}") from None
 
 
 def _model_at(model: type[BaseModel], path: Path) -> type[BaseModel]:
@@ -205,6 +227,23 @@ def _model_at(model: type[BaseModel], path: Path) -> type[BaseModel]:
         kinds += getattr(kinds[0], "__args__", ()) if kinds else ()
         model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
     return model
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """A type, or those of a union."""
+    return getattr(hint, "__args__", (hint,))
+
+
+def _dotted(data: Any, families: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Every family and dotted path that stand together in `data`."""
+    if isinstance(data, Mapping):
+        for key, value in data.items():
+            names = [value] if isinstance(value, str) else list(value) if isinstance(value, Mapping) else []
+            yield from ((key, name) for name in names if key in families and ":" in str(name))
+            yield from _dotted(value, families)
+    elif isinstance(data, list):
+        for value in data:
+            yield from _dotted(value, families)
 
 
 def _installed(family: str) -> dict[str, Member]:

@@ -87,8 +87,8 @@ class Trainer:
     def _train(self, tasks: Sequence[LocalTask]) -> list[LocalResult]:
         rows, labels = self._visits(tasks)
         losses = torch.zeros(rows.shape, dtype=tasks[0].params.dtype, device=rows.device)
-        start = self.layout.unflatten(torch.stack([task.params for task in tasks]))
-        stack = {name: tensor.contiguous() for name, tensor in start.items()}
+        starts = [self.layout.unflatten(task.params) for task in tasks]
+        stack = {name: torch.stack([start[name] for start in starts]) for name in self.layout.names}
         params = {name: tensor.detach() for name, tensor in stack.items()}
         moved = [tensor if self.stackable else tensor[0] for tensor in params.values()]
         optimizer, going = self.optimizer(moved), len(tasks)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,8 @@ Window = tuple[int, int]
 class Availability:
     """Always there; the base of all the others."""
 
+    source: ClassVar[str] = ""
+
     def windows(self, client: int, seed: int) -> Iterator[Window]:
         """When the client is on: disjoint [start, end) in microseconds, each starting later than the one before ended.
 
@@ -47,6 +49,8 @@ class Availability:
 class Bernoulli(Availability):
     """There in each round with probability `p`, independently; on the clock, always there."""
 
+    source: ClassVar[str] = "synthetic"
+
     p: Annotated[float, Field(gt=0, le=1)]
 
     def present(self, client: int, round: int, seed: int) -> bool:  # noqa: A002
@@ -60,6 +64,8 @@ class Markov(Availability):
 
     The long-run share of time on is on / (on + off).
     """
+
+    source: ClassVar[str] = "synthetic"
 
     on: Duration
     off: Duration
@@ -93,6 +99,8 @@ class Diurnal(Availability):
     the peak. A window as wide as the share flattens the wave by sin(pi share) / (pi share), so a is the amplitude over
     that, and a <= 1 bounds it. The default share is the mean over FedScale's 107,749 traces, 0.2026, rounded.
     """
+
+    source: ClassVar[str] = "synthetic"
 
     share: Share = 0.2
     amplitude: Annotated[float, Field(ge=0, le=1)] = 0.5
@@ -139,6 +147,8 @@ class Trace(Availability):
     for 11 of the 15 sampled clients that have one (the other four are on for one second each). `folders` is
     given by the run: a relative path is also looked up there.
     """
+
+    source: ClassVar[str] = "a recorded trace"
 
     path: Path = SAMPLE
     assign: Literal["in turn", "drawn"] = "in turn"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import numpy as np
 from pydantic import Field
@@ -132,6 +132,8 @@ class FedScale:
     both directions, as there. The two are drawn independently, as only their marginals are public.
     """
 
+    source: ClassVar[str] = "FedScale's marginals"
+
     def draw(self, clients: int, seed: int) -> list[Device]:
         """One device for each client."""
         milliseconds = quantiles("fedscale_computation_ms.csv", stream(seed, "device", "speed").random(clients))
@@ -156,6 +158,8 @@ class AIBenchmark:
     The ranking's CPU latency counts as milliseconds of inference per example, times 3 for training, whatever the model.
     A device's Wi-Fi is its mean rate. `folders` is given by the run; the ranking states no licence, so it is not here.
     """
+
+    source: ClassVar[str] = "AI-Benchmark 2023, FLASH's Wi-Fi"
 
     folders: Sequence[Path] = ()
 
@@ -194,6 +198,8 @@ class Csv:
     Clients take the lines in order, each `count` times; clients beyond the last line draw one, in proportion to
     `count`. With `share`, every client draws. `folders` is given by the run: a relative path is also looked up there.
     """
+
+    source: ClassVar[str] = "the user's table"
 
     path: Path
     folders: Sequence[Path] = ()

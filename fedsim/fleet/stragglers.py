@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
-from typing import Annotated
+from typing import Annotated, ClassVar
 from zipfile import BadZipFile
 
 import numpy as np
@@ -26,6 +26,8 @@ NORMAL = NormalDist()
 class Stragglers:
     """Nobody straggles; the base of all the others."""
 
+    source: ClassVar[str] = ""
+
     def factor(self, client: int, ordinal: int, seed: int) -> float:
         """What the client's n-th local training takes, over what its device needs: finite, above zero."""
         return 1.0
@@ -34,6 +36,8 @@ class Stragglers:
 @dataclass(frozen=True)
 class Lognormal(Stragglers):
     """Log-normal factors with median 1. The default spread is synthetic."""
+
+    source: ClassVar[str] = "synthetic"
 
     sigma: Annotated[float, Field(ge=0, le=10)] = 0.25
 
@@ -47,6 +51,8 @@ class Lognormal(Stragglers):
 class Pareto(Stragglers):
     """Heavy-tailed factors of at least 1: P(factor > x) = x ** -alpha. The default is synthetic."""
 
+    source: ClassVar[str] = "synthetic"
+
     alpha: Annotated[float, Field(ge=0.1, allow_inf_nan=False)] = 2.0
 
     def factor(self, client: int, ordinal: int, seed: int) -> float:
@@ -57,6 +63,8 @@ class Pareto(Stragglers):
 @dataclass(frozen=True)
 class Exponential(Stragglers):
     """Factors of 1 plus an exponential variable with this mean. The default is synthetic."""
+
+    source: ClassVar[str] = "synthetic"
 
     mean: Annotated[float, Field(ge=0, le=1e6)] = 0.5
 
@@ -74,6 +82,8 @@ class GilbertElliott(Stragglers):
     the share p_slow / (p_slow + p_recover) is slow; slow spells last 1 / p_recover trainings on average. The default
     numbers are synthetic.
     """
+
+    source: ClassVar[str] = "synthetic"
 
     p_slow: Probability = 0.05
     p_recover: Probability = 0.5
@@ -106,6 +116,8 @@ class Trace(Stragglers):
     holds several tables, `profile` names one). A client follows one worker, and its n-th training the n-th round; both
     start again at the end. `folders` is given by the run: a relative path is also looked up there.
     """
+
+    source: ClassVar[str] = "a recorded trace"
 
     path: Path
     profile: str | None = None
