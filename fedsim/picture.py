@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from fedsim.results import Run
 
-TIMES = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
+TIMES = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
 SIZES = {"kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 
 

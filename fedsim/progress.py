@@ -68,12 +68,8 @@ class Progress:
     _staleness: int = 0
     _since_row: int = 0
     _since_step: int = 0
-    _due: int = 0
-
-    @property
-    def horizon(self) -> int:
-        """Nothing later than this may happen before the next measurement."""
-        return min(self._due, self.until.time or FOREVER)
+    horizon: int = 0
+    """Nothing later than this may happen before the next measurement."""
 
     def arrived(self, staleness: int) -> None:
         """An update was heard."""
@@ -116,7 +112,8 @@ class Progress:
         self.over |= now == self.until.time
         self.row(aggregator, now)
         silent = min(upcoming, FOREVER)
-        self._due = max(self._due + self.every, -int(-silent // self.every) * self.every)
+        following = max(now + self.every, -int(-silent // self.every) * self.every)
+        self.horizon = min(following, self.until.time or FOREVER)
 
     def finish(self, aggregator: Aggregator, now: int) -> None:
         """The last row, unless it is there already."""

@@ -21,7 +21,6 @@ from fedsim import trace
 from fedsim.errors import ScenarioError
 from fedsim.progress import Row
 
-
 COMPARISON = "comparison.json"
 """In the folder of a comparison: which of its folders are its arms."""
 

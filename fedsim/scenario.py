@@ -24,7 +24,7 @@ from fedsim.network import NETWORKS
 from fedsim.optimizers import OPTIMIZERS
 from fedsim.progress import Until
 from fedsim.results import sha256
-from fedsim.schema import Arguments, Path, Schema
+from fedsim.schema import Path, Schema
 from fedsim.selection import SELECT
 from fedsim.staleness import DISCOUNTS
 from fedsim.units import Duration
@@ -122,7 +122,8 @@ class Arm:
 
     label: str
     schema: Schema
-    keys: Arguments
+    keys: Any
+    """The checked keys of `Scenario`, by name; choices are not constructed yet."""
     place: Callable[[Path], str]
     """Where in the file a key stands."""
 
@@ -132,7 +133,7 @@ class Arm:
         Raises:
             ScenarioError: if they refuse their arguments.
         """
-        model: Any = self.keys
+        model = self.keys
         for step in path:
             model = getattr(model, step)
         return self.schema.build(model, given, path, self.place)
@@ -206,8 +207,9 @@ def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(base)
     for key, new in change.items():
         old = base.get(key)
-        both = isinstance(old, Mapping) and isinstance(new, Mapping)
-        merged[key] = _merge(old, new) if both and (key not in FAMILIES or old.keys() == new.keys()) else new
+        if isinstance(old, Mapping) and isinstance(new, Mapping) and (key not in FAMILIES or old.keys() == new.keys()):
+            new = _merge(old, new)
+        merged[key] = new
     return merged
 
 

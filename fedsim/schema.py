@@ -13,7 +13,7 @@ from dataclasses import is_dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar, cast, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -38,7 +38,7 @@ class Arguments(BaseModel):
     """The arguments of one constructor, checked."""
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
-    member: ClassVar[Member]
+    member: ClassVar[Any]
 
     @field_validator("*", mode="before")
     @classmethod
@@ -80,7 +80,9 @@ class Choice(BaseModel):
             value = {value: {}}
         if not isinstance(value, Mapping) or len(value) != 1:
             names = ", ".join(sorted(cls.model_fields))
-            raise PydanticCustomError("choice", f"expected one {cls.family}, one of: {names}")
+            raise PydanticCustomError(
+                "choice", "expected one {family}, one of: {names}", {"family": cls.family, "names": names}
+            )
         return {name: {} if arguments is None else arguments for name, arguments in value.items()}
 
     @property
@@ -136,16 +138,16 @@ class Schema:
         model.family = family
         return model
 
-    def _arguments(self, member: Member, family: str | None = None) -> type[Arguments]:
-        hints = get_type_hints(member if is_dataclass(member) or not isinstance(member, type) else member.__init__,
-                               include_extras=True)  # fmt: skip
+    def _arguments(self, member: Any, family: str | None = None) -> type[Arguments]:
+        described = member.__init__ if isinstance(member, type) and not is_dataclass(member) else member
+        hints = get_type_hints(described, include_extras=True)
         given = self.given.get(family, ()) if family else ()
         fields = {
             name: self._field(name, hints.get(name, Any), parameter.default)
-            for name, parameter in inspect.signature(member).parameters.items()
+            for name, parameter in inspect.signature(cast("Member", member)).parameters.items()
             if name not in given and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         }
-        model = create_model(getattr(member, "__name__", str(member)), __base__=Arguments, **fields)
+        model = create_model(getattr(member, "__name__", str(member)), __base__=Arguments, **cast("Any", fields))
         model.member = member
         return model
 

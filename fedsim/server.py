@@ -61,6 +61,7 @@ class ServerSimulation:
     jobs: dict[int, simpy.Process] = field(default_factory=dict, init=False)
     """Who is at work."""
     ordinals: list[int] = field(init=False)
+    uploads: dict[int, int] = field(default_factory=dict, init=False)
     armed: int = field(default=0, init=False)
     """The aggregator's round that has its deadline set."""
 
@@ -135,10 +136,16 @@ class ServerSimulation:
         fate = self.fleet.fate(client, task.ordinal)
         if fate is not None:
             yield from self.fail(client, fate, duration)
-        upload = self.world.carrier.foresee(client, SERVER, self.work.up)
-        pending = self.world.executor.submit(task, self.clock.now + duration + upload)
+        due = self.clock.now + duration + self.upload_time(client)
+        pending = self.world.executor.submit(task, due)
         yield from self.clock.pause(duration, FIRST_RANK + client)
         return pending
+
+    def upload_time(self, client: int) -> int:
+        """Microseconds that the client's upload takes if nobody shares its way."""
+        if client not in self.uploads:
+            self.uploads[client] = self.world.carrier.foresee(client, SERVER, self.work.up)
+        return self.uploads[client]
 
     def fail(self, client: int, fate: Fate, duration: int) -> Steps:
         """Do what the client still does before it fails."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from time import monotonic
@@ -18,7 +19,7 @@ JOIN, LEAVE, START, TRAIN, UPLOAD, ARRIVE, LOST, VERSION = range(len(KINDS))
 COLUMNS = ("time", "kind", "client", "version", "nbytes", "staleness")
 """Microseconds; index into KINDS; client id (-1: the server); server version; bytes that begin to travel; versions."""
 
-PART_ROWS = 200_000
+PART_CELLS = 200_000 * len(COLUMNS)
 PART_SECONDS = 2.0
 
 
@@ -28,7 +29,9 @@ class Trace:
     def __init__(self, folder: Path | None = None):
         self.folder = folder
         self.count = 0
-        self._rows: list[tuple[int, ...]] = []
+        self._cells = array(
+            "q"
+        )  # numbers and not objects: less to keep, and nothing for the garbage collector to visit
         self._parts = 0
         self._hash = hashlib.sha256()
         self._written = monotonic()
@@ -37,8 +40,8 @@ class Trace:
 
     def add(self, time: int, kind: int, client: int, version: int, nbytes: int = 0, staleness: int = 0) -> None:
         """One event, in the order of COLUMNS."""
-        self._rows.append((time, kind, client, version, nbytes, staleness))
-        if len(self._rows) >= PART_ROWS:
+        self._cells.extend((time, kind, client, version, nbytes, staleness))
+        if len(self._cells) >= PART_CELLS:
             self.flush()
 
     def refresh(self) -> None:
@@ -48,10 +51,10 @@ class Trace:
 
     def flush(self) -> None:
         """Close the present part."""
-        if not self._rows:
+        if not self._cells:
             return
-        rows = np.array(self._rows, dtype=np.int64)
-        self._rows.clear()
+        rows = np.array(self._cells, dtype=np.int64).reshape(-1, len(COLUMNS))
+        self._cells = array("q")
         self.count += len(rows)
         self._hash.update(rows.tobytes())
         self._written = monotonic()
@@ -76,7 +79,7 @@ class Recording(Trace):
 
     def flush(self) -> None:
         """Keep the rows as well."""
-        self.rows += self._rows
+        self.rows += zip(*[iter(self._cells)] * len(COLUMNS), strict=True)
         super().flush()
 
     def of(self, *kinds: int) -> list[tuple[int, ...]]:

@@ -63,6 +63,9 @@ class Deferred:
 class Executor(Protocol):
     """Decides when local training is computed, and in what company; never what it yields."""
 
+    trained: int
+    """How many local trainings were computed."""
+
     def submit(self, task: LocalTask, due: int) -> Deferred:
         """Promise the result of a task."""
         ...

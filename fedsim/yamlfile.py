@@ -104,13 +104,13 @@ class YamlFile:
 def _enter(around: Any, step: str | int, override: str) -> Any:
     """What an override finds at this step of its path; a bare choice or nothing becomes a mapping."""
     if isinstance(around, list):
-        if step not in range(len(around)):
+        if not isinstance(step, int) or step >= len(around):
             raise ScenarioError(f"override {override!r}: {step} is not one of the {len(around)} items of the list")
-    elif not isinstance(around, dict):
+        return around[step]
+    if not isinstance(around, dict):
         raise ScenarioError(f"override {override!r}: {around!r} has no key {step!r}")
-    else:
-        found = around.get(step)
-        around[step] = {} if found is None else {found: {}} if isinstance(found, str) else found
+    found = around.get(step)
+    around[step] = {} if found is None else {found: {}} if isinstance(found, str) else found
     return around[step]
 
 

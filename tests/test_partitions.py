@@ -97,10 +97,10 @@ def test_more_clients_than_examples_is_an_error(partition):
 
 
 def test_the_global_random_state_is_left_alone():
-    before = np.random.get_state()[1].copy()  # type: ignore[index]  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # type: ignore[index]
     for partition in EXAMPLES:
         partition.split(dataset(200), 5, seed=1)
-    assert np.array_equal(before, np.random.get_state()[1])  # type: ignore[index]  # noqa: NPY002
+    assert np.array_equal(before, np.random.get_state()[1])  # type: ignore[index]
 
 
 @pytest.mark.parametrize("arguments", [{"alpha": 0}, {"alpha": -1}, {"alpha": "nan"}, {"alpha": "inf"}, {}])

@@ -61,7 +61,7 @@ def _features(table: pd.DataFrame, train: np.ndarray) -> np.ndarray:
     """Measured columns standardised, yes-no columns as they are, coded columns one-hot; float32 (n, features)."""
     numbers = table[[*MEASURED, *YES_NO]]
     numbers = numbers.fillna(numbers.loc[train].median())
-    measured = numbers[[*MEASURED]]
+    measured = pd.DataFrame(numbers[[*MEASURED]])
     standard = (measured - measured.loc[train].mean()) / measured.loc[train].std(ddof=0)
     one_hot = [table[[column]].to_numpy() == codes for column, codes in CODED.items()]
     return np.hstack([standard, numbers[[*YES_NO]], *one_hot]).astype(np.float32)

@@ -40,17 +40,19 @@ class ClosedForm:
 
     @staticmethod
     def suits(module: nn.Module) -> bool:
-        """Whether it is Flatten, then Linear and ReLU in turn, each Linear with its own weights and bias."""
-        if type(module) is not nn.Sequential:
-            return False
-        layers = list(module)[1:] if len(module) and type(module[0]) is nn.Flatten else list(module)
-        linear, between = layers[::2], layers[1::2]
+        """Whether it is Flatten, then Linear and ReLU in turn, each Linear with a weight and a bias of its own.
+
+        Not with layers one unit wide: there torch takes another way for a lone client, and other last bits.
+        """
+        layers = list(module) if type(module) is nn.Sequential else []
+        dense, between = layers[1::2], layers[2::2]
         return (
-            len(layers) % 2 == 1
-            and all(type(layer) is nn.Linear and layer.bias is not None for layer in linear)
+            len(layers) >= 2
+            and len(dense) > len(between)
+            and repr(layers[0]) == repr(nn.Flatten())
+            and all(type(layer) is nn.Linear and layer.bias is not None and layer.out_features > 1 for layer in dense)
             and all(type(layer) is nn.ReLU for layer in between)
-            and len({id(parameter) for layer in linear for parameter in layer.parameters()}) == 2 * len(linear)
-            and all(layer.out_features > 1 for layer in linear)  # else torch takes a lone client another way
+            and len({id(layer.weight) for layer in dense}) == len(dense)
         )
 
     def working_set(self, size: int, batch: int) -> int:

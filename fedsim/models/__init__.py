@@ -1,6 +1,7 @@
 """What is learned: modules without buffers that training would change, and what they cost.
 
-Every member of `MODELS` is given `shape` (of one example) and `classes`; text models also `vocabulary`. The rest is YAML.
+Every member of `MODELS` is given `shape` (of one example) and `classes`, text models also `vocabulary`. The rest is
+YAML.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 def check_trainable(module: nn.Module) -> None:
     """ValueError if a client's result would depend on more than parameters and batches."""
     for name, layer in module.named_modules():
-        if isinstance(layer, _BatchNorm):
-            raise ValueError(f"layer {name!r} is a BatchNorm, whose running averages no policy shares; use GroupNorm")
+        if isinstance(layer, _BatchNorm) or getattr(layer, "track_running_stats", False):
+            raise ValueError(f"layer {name!r} is a {type(layer).__name__}, whose averages nobody shares; use GroupNorm")
         if isinstance(layer, _DropoutNd) or (isinstance(layer, nn.RNNBase) and layer.dropout):
             raise ValueError(f"layer {name!r} drops units at random, which is not supported yet; remove it")
-    if not any(True for _ in module.parameters()):
-        raise ValueError("the model has no parameters to train")
+    if not all([parameter.requires_grad for parameter in module.parameters()] or [False]):
+        raise ValueError("the model has no parameters, or frozen ones, which is not supported yet")
 
 
 def initial_params(build: Callable[[], nn.Module], seed: int) -> tuple[nn.Module, Tensor]:
@@ -55,7 +56,7 @@ def training_flops(module: nn.Module, example: Tensor) -> float:
     """FLOPs of training on one example (1, *shape), forward and backward; a multiplication with an addition is two.
 
     Counts products of matrices and convolutions, as torch does, on the meta device: nothing is computed. There an LSTM
-    falls apart into its products, so that it is counted exactly too. ScenarioError if the model cannot take the example.
+    falls apart into its products, so it is counted exactly too. ScenarioError if the model cannot take the example.
     """
     twin = copy.deepcopy(module).to("meta")
     try:

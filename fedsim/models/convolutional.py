@@ -29,8 +29,8 @@ def cnn_mnist(shape: tuple[int, ...], classes: int) -> nn.Module:
 def cnn_cifar(shape: tuple[int, ...], classes: int) -> nn.Module:
     """The CIFAR CNN of McMahan et al., 2017, which they took from TensorFlow's tutorial: about 10^6 parameters.
 
-    Two 5x5 convolutions of 64 channels, each with overlapping 3x3 pooling of stride 2; 384 and 192 units. The tutorial's
-    local response normalisation, which has no parameters, is left out. The paper crops images to 24x24:
+    Two 5x5 convolutions of 64 channels, each with overlapping 3x3 pooling of stride 2; 384 and 192 units. The
+    tutorial's local response normalisation, which has no parameters, is left out. The paper crops images to 24x24:
 
     >>> sum(parameter.numel() for parameter in cnn_cifar((3, 24, 24), 10).parameters())
     1068298
@@ -54,7 +54,7 @@ def resnet(
     blocks: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 1, 1),
     groups: Positive = 8,
 ) -> nn.Module:
-    """A small residual network (He et al., 2016, section 4.2) with GroupNorm, as Hsieh et al., 2020, advise for clients.
+    """A small residual network (He et al., 2016, section 4.2) with GroupNorm, as Hsieh et al., 2020, advise.
 
     Each stage halves the image and doubles the channels, which start at `width`; `blocks` counts the blocks a stage.
     ValueError if `groups` does not divide `width`.

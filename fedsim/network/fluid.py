@@ -100,6 +100,16 @@ class Fluid:
         return finished
 
     @property
+    def now(self) -> float:
+        """The time that is reached (seconds); minus infinity before the first flow."""
+        return self._now
+
+    @property
+    def settled(self) -> bool:
+        """Whether all rates are up to date, so that asking for one costs nothing."""
+        return not self._changed
+
+    @property
     def next_finish(self) -> float:
         """When the next flow finishes (seconds) if nothing starts before; infinite if none does.
 

@@ -26,6 +26,7 @@ class Links:
             raise ValueError("a multigraph will not do: a path of nodes does not tell parallel edges apart")
         self._graph = graph
         self._made: dict[tuple[Hashable, Hashable], Link] = {}
+        self._paths: dict[tuple[Hashable, ...], list[Link]] = {}
         capacities = (_capacity_and_latency(*edge)[0] for edge in graph.edges(data=True))
         finest = max((capacity.as_integer_ratio()[1] for capacity in capacities if capacity < inf), default=1)
         self.scale = finest << GUARD_BITS
@@ -33,11 +34,15 @@ class Links:
 
     def along(self, path: Sequence[Hashable]) -> list[Link]:
         """The links of a path. ValueError if it has no nodes, if there is no such edge, or if it uses a link twice."""
+        known = self._paths.get(path) if isinstance(path, tuple) else None
+        if known is not None:
+            return known
         links = [self._made.get(ends) or self._make(*ends) for ends in pairwise(path)]
         if len(set(links)) < len(links):
             raise ValueError(f"the path {list(path)!r} uses a link twice")
         if not links and (not path or path[0] not in self._graph):
             raise ValueError(f"the path {list(path)!r} is not in the graph")
+        self._paths[tuple(path)] = links
         return links
 
     def used(self) -> set[Link]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from heapq import heapify, heappop, heapreplace
 from math import inf
 from operator import attrgetter
+from typing import Any
 
 
 @dataclass(slots=True, eq=False)
@@ -53,7 +54,7 @@ class Flow:
     shared_finish: float = inf
     pool: Sequence[Flow] = ()
     """With whom its rate was worked out; empty if there was no need to look around."""
-    token: object = None
+    token: Any = None
     """Whatever the owner likes to hang here."""
 
     def __post_init__(self) -> None:
