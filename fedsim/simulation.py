@@ -146,8 +146,7 @@ class Carrier:
         """Whether a flow that waited for its end is there."""
         if self._ticks(flow.finish) > 0:
             return False
-        self._advance(flow.finish)
-        self._settle()
+        self._advance(flow.finish)  # where that frees a link for others, the next end asked for is this one
         return True
 
     def _ticks(self, time: float) -> int:

@@ -14,7 +14,7 @@ from worlds import SIZE, devices, simulation, train
 from fedsim.aggregators import FedAsync, FedAvg, FedBuff
 from fedsim.errors import Stalled, TrainingFailed
 from fedsim.fleet import Device, Failures, Fleet
-from fedsim.fleet.availability import Bernoulli, Markov
+from fedsim.fleet.availability import Bernoulli, Markov, Trace
 from fedsim.fleet.stragglers import Lognormal
 from fedsim.network import Star
 from fedsim.progress import Until
@@ -83,6 +83,72 @@ def test_the_server_link_is_shared() -> None:
     world = simulation(partial(FedAvg, cohort=4), devices(1, 1, 1, 1, rate=1000.0), Until(versions=1), star=star)
     world.run()
     assert world.trace.of(VERSION)[0][0] == 6 * SECOND
+
+
+def test_a_transfer_slows_down_and_speeds_up_with_its_company() -> None:
+    """A server that receives 1000 B/s in all; phones of 1000 B/s finish training at 1, 2 and 3 s and send 3000 B each.
+
+    Rates in B/s: 1000 alone until 2 s, then 500 each, from 3 s on 333 each. Phone 0 has 2000 left at 2 s and 1500 at
+    3 s, so it is there at 7.5 s; phone 1 has then 1000 left and sends at 500 until 9.5 s; phone 2 ends at 10 s.
+    """
+    star = Star(latency=0, server_up=inf, server_down=1000.0)
+    fleet = [Device(inf, 1000.0, second) for second in (1.0, 2.0, 3.0)]
+    world = simulation(partial(FedAvg, cohort=3), fleet, Until(versions=1), star=star, nbytes=3000)
+    world.run()
+    arrivals = [(row[2], row[0]) for row in world.trace.of(ARRIVE)]
+    assert arrivals == [(0, 7_500_000), (1, 9_500_000), (2, 10_000_000)]
+
+
+def test_who_leaves_in_mid_upload_frees_the_link_for_the_others(tmp_path) -> None:
+    """Phone 1 goes away at 3 s, after two seconds at 500 B/s each: phone 0 has 2000 B left and needs 2 s, not 4."""
+    path = tmp_path / "on.csv"
+    path.write_text("client_id,active_s,inactive_s\n0,0,100\n1,0,3\n")
+    star = Star(latency=0, server_up=inf, server_down=1000.0)
+    fleet = Fleet([Device(inf, 1000.0, 1.0)] * 2, Trace(path=path, repeat=False))
+    world = simulation(partial(FedAvg, cohort=2), fleet, Until(versions=1), star=star, nbytes=3000)
+    world.run()
+    assert [(row[2], row[0]) for row in world.trace.of(ARRIVE)] == [(0, 5_000_000)]
+    assert [(row[2], row[0], row[4]) for row in world.trace.of(LOST)] == [(1, 3_000_000, 1000)]
+
+
+def test_a_slowed_transfer_that_is_freed_again_ends_sooner_than_it_thought(tmp_path) -> None:
+    """Phone 0 sends from 1 s and would end at 4 s; phone 1 joins it at 2 s and goes away at 5 s.
+
+    Phone 0 has 1000 B left at 4 s, when it looks again, and 500 at 5 s: it ends at 5.5 s and not at 6 s.
+    """
+    path = tmp_path / "on.csv"
+    path.write_text("client_id,active_s,inactive_s\n0,0,100\n1,0,5\n")
+    star = Star(latency=0, server_up=inf, server_down=1000.0)
+    fleet = Fleet([Device(inf, 1000.0, 1.0), Device(inf, 1000.0, 2.0)], Trace(path=path, repeat=False))
+    world = simulation(partial(FedAvg, cohort=2), fleet, Until(versions=1), star=star, nbytes=3000)
+    world.run()
+    assert [(row[2], row[0]) for row in world.trace.of(ARRIVE)] == [(0, 5_500_000)]
+
+
+def test_the_end_of_a_slow_phone_frees_the_link_for_a_fast_one() -> None:
+    """A server that receives 300 B/s: phone 0 sends 1000 B at its own 250 B/s from 1 s to 5 s, alone until 4 s.
+
+    Then phone 1 comes, which could send 1000 B/s: both get 150. Phone 0 has 250 left and ends at 4 + 5/3 s; phone 1 has
+    750 left by then and ends 2.5 s later. Phone 2 sends at its own 10 B/s all the time and slows nobody down.
+    """
+    star = Star(latency=0, server_up=inf, server_down=310.0)
+    fleet = [Device(inf, 250.0, 1.0), Device(inf, 1000.0, 4.0), Device(inf, 10.0, 0.5)]
+    world = simulation(partial(FedAvg, cohort=3, goal=2), fleet, Until(versions=1), star=star, nbytes=1000)
+    world.run()
+    arrivals = [(row[2], row[0]) for row in world.trace.of(ARRIVE)]
+    assert arrivals == [(0, 5_666_667), (1, 8_166_667)]
+
+
+def test_a_phone_at_its_own_speed_frees_a_share_when_it_ends() -> None:
+    """A server that receives 500 B/s: phone 0 sends 1000 B at its own 100 B/s from 1 s to 11 s, whoever else is there.
+
+    Phone 1 sends at the other 400 B/s from 9 s on; with 200 B left at 11 s it has 500 B/s, and ends at 11.4 s.
+    """
+    star = Star(latency=0, server_up=inf, server_down=500.0)
+    fleet = [Device(inf, 100.0, 1.0), Device(inf, 1000.0, 9.0)]
+    world = simulation(partial(FedAvg, cohort=2), fleet, Until(versions=1), star=star, nbytes=1000)
+    world.run()
+    assert [(row[2], row[0]) for row in world.trace.of(ARRIVE)] == [(0, 11_000_000), (1, 11_400_000)]
 
 
 @EVERY
@@ -168,9 +234,14 @@ def test_a_fleet_that_always_fails_is_an_error_and_not_a_hang(phase) -> None:
     assert not world.trace.of(ARRIVE)
 
 
-def test_nobody_left_is_an_error_and_not_a_hang(tmp_path) -> None:
-    from fedsim.fleet.availability import Trace
+def test_patience_is_for_trainings_in_vain_alone() -> None:
+    world = simulation(partial(FedAvg, cohort=4), devices(1, 1, 1, 1), Until(versions=50), executor="null")
+    world.progress.patience = 20
+    world.run()
+    assert world.progress.updates == 200
 
+
+def test_nobody_left_is_an_error_and_not_a_hang(tmp_path) -> None:
     path = tmp_path / "gone.csv"
     path.write_text("client_id,active_s,inactive_s\n1,0,4\n")
     fleet = Fleet(devices(1, 1), Trace(path=path, repeat=False))
