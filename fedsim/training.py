@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from fedsim.data.partitions import Parts
 
 
+VISITS = 2**22
+"""Examples that a stack of clients may visit in all: each takes 20 bytes, for its row, label and loss."""
+
+
 def batches(seed: int, task: LocalTask, held: int, batch: int) -> np.ndarray:
     """Which of its `held` examples a client visits: (steps, b) with b = min(batch, held).
 
@@ -80,8 +84,9 @@ class Trainer:
             if not held and tasks[place].steps:
                 raise ValueError(f"client {tasks[place].client} has no examples to train on")
             alike[min(self.batch, held)].append(place)
-        for places in alike.values():
-            for stack in np.array_split(places, -(-len(places) // self.cohort)):
+        for size, places in alike.items():
+            most = min(self.cohort, max(1, VISITS // max(1, size * tasks[places[0]].steps)))
+            for stack in np.array_split(places, -(-len(places) // most)):
                 yield stack.tolist()
 
     def _train(self, tasks: Sequence[LocalTask]) -> list[LocalResult]:
@@ -91,13 +96,13 @@ class Trainer:
         stack = {name: torch.stack([start[name] for start in starts]) for name in self.layout.names}
         params = {name: tensor.detach() for name, tensor in stack.items()}
         moved = [tensor if self.stackable else tensor[0] for tensor in params.values()]
-        optimizer, going = self.optimizer(moved), len(tasks)
+        optimizer, active = self.optimizer(moved), len(tasks)
         for step in range(tasks[0].steps):
-            if tasks[going - 1].steps <= step:
-                going = sum(task.steps > step for task in tasks)
-                narrow(optimizer, moved, going)
-            x = self.x.index_select(0, rows[step, :going].flatten()).unflatten(0, (going, -1))
-            grads, losses[step, :going] = self.gradients(params, x, labels[step, :going])
+            if tasks[active - 1].steps <= step:
+                active = sum(task.steps > step for task in tasks)
+                narrow(optimizer, moved, active)
+            x = self.x.index_select(0, rows[step, :active].flatten()).unflatten(0, (active, -1))
+            grads, losses[step, :active] = self.gradients(params, x, labels[step, :active])
             for tensor, name in zip(moved, params, strict=True):
                 tensor.grad = grads.pop(name).reshape(tensor.shape)
             optimizer.step()

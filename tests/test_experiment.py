@@ -166,7 +166,7 @@ def test_a_crash_in_training_leaves_a_readable_folder(tmp_path) -> None:
         (["fleet.availability={bernoulli: {p: 1.0e-12}}"], Stalled, "took part in"),
         (["data=fashion_mnist", "folder=/nowhere"], DataMissing, "fedsim data fashion_mnist"),
         (["data={digits: {partition: natural}}"], ScenarioError, "group"),
-        (["model=char_lstm"], ScenarioError, ""),
+        (["model=char_lstm"], ScenarioError, "this model needs text"),
     ],
 )
 def test_bad_input_ends_with_one_clear_error(tmp_path, monkeypatch, overrides, error, said) -> None:
@@ -215,6 +215,28 @@ def test_a_users_own_module_and_rule_by_dotted_path(tmp_path, monkeypatch) -> No
     assert run.weights["layers.1.weight"].shape == (6, 64)
     with pytest.raises(ScenarioError, match="did you mean width"):
         fedsim.run(SMALL, "model={'my_lab:Net': {widht: 6}}", out=tmp_path)
+
+
+def test_a_users_own_data_by_dotted_path(tmp_path, monkeypatch) -> None:
+    (tmp_path / "my_data.py").write_text(
+        "from dataclasses import dataclass\n"
+        "import torch\n"
+        "from fedsim.data import Dataset, Iid\n"
+        "@dataclass(frozen=True)\n"
+        "class Signs:\n"
+        "    partition: object = Iid()\n"
+        "    examples: int = 100\n"
+        "    def load(self, folders):\n"
+        "        x = torch.linspace(-1, 1, self.examples).unsqueeze(1)\n"
+        "        y = (x[:, 0] > 0).long()\n"
+        "        return Dataset(x, y, x, y, classes=2)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = ["model=logistic", "until.versions=40", "aggregator.fedbuff.goal=5"]
+    data = "data={'my_data:Signs': {examples: 240, partition: {shards: {per_client: 2}}}}"
+    run = fedsim.run(SMALL, data, *options, out=tmp_path)
+    assert run.metrics.accuracy.iloc[-1] > 0.9
+    assert run.weights["1.weight"].shape == (2, 1)
 
 
 def test_foresight_is_exact(tmp_path) -> None:

@@ -61,10 +61,10 @@ def test_the_published_counts_of_parameters():
 
 
 def test_the_start_depends_on_the_seed_alone_and_leaves_no_trace():
-    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+    states = random.getstate(), np.random.get_state(legacy=False)["state"]["key"].tolist(), torch.get_rng_state()
     first = initial_params(lambda: build("mlp"), seed=1)[1]
     assert states[0] == random.getstate()
-    assert states[1] == np.random.get_state()[1].tolist()
+    assert states[1] == np.random.get_state(legacy=False)["state"]["key"].tolist()
     assert torch.equal(states[2], torch.get_rng_state())
     torch.rand(3)  # the global state is another now
     assert torch.equal(first, initial_params(lambda: build("mlp"), seed=1)[1])

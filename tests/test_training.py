@@ -21,6 +21,7 @@ CLIENTS, CLASSES, SEED = 64, 10, 5
 DENSE = {
     "logistic": lambda: MODELS["logistic"]((64,), CLASSES),
     "mlp": lambda: MODELS["mlp"]((64,), CLASSES, hidden=[7, 33]),  # rows that are not aligned in memory
+    "bottleneck": lambda: MODELS["mlp"]((64,), CLASSES, hidden=[100, 1, 64]),
 }
 OTHERS = {
     "cnn": lambda: MODELS["cnn_mnist"]((1, 8, 8), CLASSES),
@@ -84,19 +85,25 @@ def threads() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", DENSE)
-@pytest.mark.parametrize("batch", [3, 10, 32])
-def test_to_the_last_bit_alone_or_in_company_in_any_order_with_one_thread_or_two(name, batch):
+@pytest.mark.parametrize("batch", [1, 3, 32])
+def test_to_the_last_bit_alone_or_in_company_and_in_any_order(name, batch):
     work, train = tasks(DENSE[name]), trainer(DENSE[name], batch=batch)
     alone = [train([task])[0] for task in work]
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        for size in (1, 2, 3, 17, CLIENTS):
-            order = stream(size, "order").permutation(CLIENTS)[:size]
-            for place, result in zip(order, train([work[place] for place in order]), strict=True):
-                assert same(result, alone[place])
-        for cohort in (1, 5):
-            stacked = trainer(DENSE[name], batch=batch, cohort=cohort)(work)
-            assert all(map(same, stacked, alone))
+    for size in (2, 17, CLIENTS):
+        order = stream(size, "order").permutation(CLIENTS)[:size]
+        for place, result in zip(order, train([work[place] for place in order]), strict=True):
+            assert same(result, alone[place])
+    assert all(map(same, trainer(DENSE[name], batch=batch, cohort=5)(work), alone))
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_to_the_last_bit_with_one_thread_or_two(name):
+    work, train = tasks(DENSE[name], steps=lambda client: 2), trainer(DENSE[name], batch=3)
+    expected = train(work)
+    torch.set_num_threads(2)
+    for places in (range(CLIENTS), range(2), range(2, 5), *([place] for place in range(5, 9))):
+        results = train([work[place] for place in places])
+        assert all(same(result, expected[place]) for place, result in zip(places, results, strict=True))
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -153,7 +160,11 @@ def test_one_clients_nonsense_does_not_spread():
 
 def test_global_random_states_and_the_start_are_untouched():
     def states() -> tuple[object, ...]:
-        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+        return (
+            random.getstate(),
+            np.random.get_state(legacy=False)["state"]["key"].tolist(),
+            torch.get_rng_state().tolist(),
+        )
 
     work, before, threads = tasks(DENSE["mlp"], 3), states(), torch.get_num_threads()
     copies = [task.params.clone() for task in work]
@@ -181,6 +192,11 @@ def stacked_problem(build, clients: int) -> tuple[nn.Module, dict[str, Tensor], 
     return module, named, x.unflatten(0, (clients, 6)), y.unflatten(0, (clients, 6))
 
 
+def agree(stacked: dict[str, Tensor], other: dict[str, Tensor], row: slice = slice(None)) -> None:
+    for name, tensor in stacked.items():
+        torch.testing.assert_close(tensor[row], other[name], rtol=1e-5, atol=1e-5 * float(tensor.abs().max()))
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("name", [*DENSE, *OTHERS])
 def test_all_sources_agree(name):
@@ -192,12 +208,10 @@ def test_all_sources_agree(name):
     for client in range(3):
         row = slice(client, client + 1)
         alone, alone_losses = single({key: value[row] for key, value in params.items()}, x[row], y[row])
-        assert far(losses[row], alone_losses) < 1e-5
-        assert all(far(grads[key][row], alone[key]) < 1e-5 for key in params)
+        agree({**grads, "": losses}, {**alone, "": alone_losses}, row)
     if name in DENSE:
         by_hand, hand_losses = ClosedForm(module)(params, x, y)
-        assert far(losses, hand_losses) < 1e-6
-        assert all(far(grads[key], by_hand[key]) < 1e-5 for key in params)
+        agree({**grads, "": losses}, {**by_hand, "": hand_losses})
 
 
 def test_the_rule_looks_at_the_module_and_its_sizes_only():
@@ -221,7 +235,6 @@ def test_the_rule_looks_at_the_module_and_its_sizes_only():
         [nn.Flatten(), nn.Linear(64, 10, bias=False)],
         [nn.Flatten(), nn.Linear(64, 10), nn.ReLU()],
         [nn.Flatten(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 10)],
-        [nn.Flatten(), nn.Linear(64, 1), nn.ReLU(), nn.Linear(1, 10)],
         [nn.Flatten(), *[nn.Linear(64, 64)] * 3],
         [],
     ],
@@ -260,6 +273,14 @@ def test_no_steps_change_nothing():
     assert (idle.loss, idle.square_loss, float(idle.delta.norm())) == (0.0, 0.0, 0.0)
     assert busy.loss > 0
     assert trainer(DENSE["mlp"])([]) == []
+
+
+def test_long_trainings_go_into_smaller_stacks(monkeypatch):
+    work, train = tasks(DENSE["mlp"]), trainer(DENSE["mlp"])
+    expected = train(work)
+    monkeypatch.setattr("fedsim.training.VISITS", 100)
+    assert max(map(len, train._stacks(work))) <= 2
+    assert all(map(same, train(work), expected))
 
 
 def test_a_client_without_examples_is_named():

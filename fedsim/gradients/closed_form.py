@@ -1,9 +1,10 @@
 """Gradients of dense networks by hand, for all clients of a stack in a few batched products.
 
 A client's numbers are the same to the last bit in whatever company they are computed. Elementwise operations and sums
-along an axis are so by nature. Batched products (`bmm`) are so on two conditions, found by trying 400 random shapes:
-the BLAS library (MKL) must not choose its path by the alignment of a row in memory, which its strict mode forbids at
-no measurable cost; and there must be no fewer clients than threads, as it would split one product among several.
+along an axis are so by nature. Batched products (`bmm`) are so on three conditions, found by trying random shapes:
+MKL, the library behind them, must not choose its path by the alignment of a row in memory, which its strict mode
+forbids at no measurable cost; there must be no fewer clients than threads, as it would split one product among several;
+and a lone client's product with a vector must not be alone, as it would be computed another way.
 """
 
 from __future__ import annotations
@@ -40,17 +41,14 @@ class ClosedForm:
 
     @staticmethod
     def suits(module: nn.Module) -> bool:
-        """Whether it is Flatten, then Linear and ReLU in turn, each Linear with a weight and a bias of its own.
-
-        Not with layers one unit wide: there torch takes another way for a lone client, and other last bits.
-        """
+        """Whether it is Flatten, then Linear and ReLU in turn, each Linear with a weight and a bias of its own."""
         layers = list(module) if type(module) is nn.Sequential else []
         dense, between = layers[1::2], layers[2::2]
         return (
             len(layers) >= 2
             and len(dense) > len(between)
             and repr(layers[0]) == repr(nn.Flatten())
-            and all(type(layer) is nn.Linear and layer.bias is not None and layer.out_features > 1 for layer in dense)
+            and all(type(layer) is nn.Linear and layer.bias is not None for layer in dense)
             and all(type(layer) is nn.ReLU for layer in between)
             and len({id(layer.weight) for layer in dense}) == len(dense)
         )
@@ -61,6 +59,9 @@ class ClosedForm:
 
     def __call__(self, params: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """See `Gradients`."""
+        if len(y) == 1 and 1 in (*self.widths, y.shape[1]):
+            grads, losses = self({name: _twice(tensor) for name, tensor in params.items()}, _twice(x), _twice(y))
+            return {name: grad[:1] for name, grad in grads.items()}, losses[:1]
         with at_most(len(y)):
             inputs, scores = self._forward(params, x.flatten(2))
             losses, slope = _cross_entropy(scores, y)
@@ -83,6 +84,11 @@ class ClosedForm:
             if given is not inputs[0]:
                 slope = torch.ops.aten.threshold_backward(torch.bmm(slope, params[weight]), given, 0)
         return grads
+
+
+def _twice(row: Tensor) -> Tensor:
+    """(1, ...) as (2, ...), without a copy."""
+    return row.expand(2, *row.shape[1:])
 
 
 def _cross_entropy(scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
