@@ -24,7 +24,7 @@ def draw(runs: Sequence[Run], target: Path, title: str, note: str) -> None:
     figure.suptitle(title)
     figure.supxlabel(note, fontsize=8, color="grey", x=0.99, ha="right")
     costs = (("time_s", seconds, f"virtual time ({time})"), ("bytes", nbytes, f"traffic ({size})"),
-             ("version", 1, "server versions"))  # fmt: skip
+             ("updates", 1, "updates heard"))  # fmt: skip
     panels: Sequence[Axes] = figure.subplots(1, len(costs), sharey=True)
     for axes, (column, unit, label) in zip(panels, costs, strict=True):
         for name, frame in frames.items():

@@ -136,7 +136,7 @@ class Carrier:
     def _end_of(self, flow: Flow, rank: int) -> Moment:
         """What a flow waits for; its end may have moved when that happens."""
         flow.token = moment = Moment(self.clock, rank)
-        if self.fluid.settled and flow.rate == flow.top_rate:  # it can only get slower
+        if self.fluid.settled and flow.shared_rate == flow.top_rate:  # it can only get slower
             return moment.happen(self._ticks(flow.finish))
         self.untold += 1
         self._settle()

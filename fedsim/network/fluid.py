@@ -94,7 +94,8 @@ class Fluid:
     def advance(self, now: float) -> list[Flow]:
         """All flows that finished until `now` and were not told before: by time, then by order of opening."""
         self._reach(now)
-        self._finish_until(now)
+        if self._changed or (self._finishes and self._finishes[0][0] <= now):
+            self._finish_until(now)
         finished, self._finished = self._finished, []
         finished.sort(key=attrgetter("shared_finish", "number"))
         return finished
@@ -115,7 +116,8 @@ class Fluid:
 
         The answer needs new rates, so it is best asked once for all that changes at one instant.
         """
-        self.share()
+        if self._changed:
+            self.share()
         while self._finishes and not self._holds(self._finishes[0]):
             heappop(self._finishes)
         return self._finishes[0][0] if self._finishes else inf
