@@ -183,7 +183,23 @@ def read(source: str | FilePath | Mapping[str, Any], overrides: Sequence[str] = 
     for number, (label, change) in enumerate(zip(_labels(changes), changes, strict=True)):
         place = partial(_place, document, number)
         arms.append(Arm(label, schema, schema.check(Scenario, _merge(document.data, change), place), place))
+    _refuse_idle_overrides(document, changes)
     return arms
+
+
+def _refuse_idle_overrides(document: YamlFile, changes: Sequence[Mapping[str, Any]]) -> None:
+    """An override of what every arm says anew would change nothing, and nobody would notice."""
+    for path, said in document.overrides.items():
+        wanted = _at(document.data, path)
+        if path[0] != "compare" and all(_at(_merge(document.data, change), path) != wanted for change in changes):
+            place = ".".join(map(str, path))
+            raise ScenarioError(f"{said}: every run that is compared has its own {path[0]}; override compare.0.{place}")
+
+
+def _at(data: Any, path: Path) -> Any:
+    for step in path:
+        data = data.get(step) if isinstance(data, Mapping) else None
+    return data
 
 
 def _document(source: str | FilePath | Mapping[str, Any]) -> YamlFile:

@@ -20,7 +20,7 @@ RATES = {
     **{f"{prefix}bit/s": scale / 8 for prefix, scale in {"": 1, "k": 1e3, "M": 1e6, "G": 1e9}.items()},
     **{f"{unit}/s": scale for unit, scale in SIZES.items()},
 }
-SPEEDS = {f"{prefix}FLOP/s": scale for prefix, scale in {"M": 1e6, "G": 1e9, "T": 1e12}.items()}
+SPEEDS = {f"{prefix}FLOP/s": scale for prefix, scale in {"": 1.0, "M": 1e6, "G": 1e9, "T": 1e12}.items()}
 
 _QUANTITY = re.compile(r"\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*([A-Za-z/]+)\s*")
 
@@ -39,7 +39,8 @@ def quantity(text: object, units: dict[str, float], example: str) -> float:
         raise ValueError(f"expected a number with a unit such as '{example}' ({', '.join(units)}), not {text!r}")
     value = float(match[1]) * units[match[2]]
     if not 0 <= value < LARGEST:
-        raise ValueError(f"expected a quantity of at least 0 and below {LARGEST:g} {next(iter(units))}, not {text!r}")
+        base = next(name for name, scale in units.items() if scale == 1)
+        raise ValueError(f"expected a quantity of at least 0 and below {LARGEST:g} {base}, not {text!r}")
     return value
 
 

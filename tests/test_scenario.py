@@ -194,6 +194,16 @@ def test_an_arm_changes_what_it_names_and_keeps_the_rest(tmp_path) -> None:
     assert other.keys.aggregator.name == "fedavg"
 
 
+def test_an_override_that_no_arm_would_notice_is_refused(tmp_path) -> None:
+    (path := tmp_path / "x.yaml").write_text(SMALL + "compare: [{aggregator: fedavg}, {aggregator: fedasync}]\n")
+    with pytest.raises(
+        ScenarioError, match=r"every run .* has its own aggregator; override compare.0.aggregator.fedavg"
+    ):
+        read(path, ["aggregator.fedavg.cohort=5"])
+    assert read(path, ["compare.0.aggregator.fedavg.cohort=5"])[0].keys.aggregator.arguments.cohort == 5
+    assert read(path, ["local.steps=9"])[1].keys.local.steps == 9
+
+
 def test_a_fault_in_an_arm_is_found_there(tmp_path) -> None:
     (path := tmp_path / "x.yaml").write_text(SMALL + "compare:\n  - {aggregator: fedavg}\n  - {local: {stepz: 9}}\n")
     with pytest.raises(ScenarioError, match=r"x.yaml:12: local.stepz: .* did you mean steps"):

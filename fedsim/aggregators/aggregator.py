@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Annotated, ClassVar
@@ -17,7 +18,7 @@ Rate = Annotated[float, Field(gt=0)]
 
 
 @dataclass
-class Aggregator:
+class Aggregator(ABC):
     """A server algorithm. Each verb answers with the clients that are to start now, from `params` at `version`.
 
     A driver (virtual or real) calls the verbs one at a time. If `deadline` is not None it sets a timer of so many
@@ -57,13 +58,13 @@ class Aggregator:
         """The deadline of the present round has passed."""
         return []
 
+    @abstractmethod
     def take(self, update: Update) -> bool:
         """Make what the algorithm makes of an update; whether it counts for anything."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refill(self) -> list[int]:
         """Whom to start now, if anybody."""
-        raise NotImplementedError
 
 
 def in_client_order(updates: list[Update]) -> list[Update]:
