@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import networkx as nx
 import torch
@@ -26,6 +26,7 @@ from fedsim.progress import Progress, Row
 from fedsim.results import Run, RunFolder, load
 from fedsim.roster import Roster
 from fedsim.scenario import Arm
+from fedsim.selection import Select, Uniform
 from fedsim.server import ServerSimulation, Workload
 from fedsim.simulation import Simulation
 from fedsim.trace import Trace
@@ -62,11 +63,14 @@ class Experiment:
         stack = self.trainer.cohort * 3 * 4 * self.layout.size
         return sum(tensor.nbytes for tensor in tensors) + stack
 
-    def simulation(self, trace: Trace, timing_only: bool | None = None, **hooks: Any) -> ServerSimulation:
-        """A fresh simulation at time 0; `hooks` are told of its progress."""
+    def simulation(
+        self, trace: Trace, timing_only: bool | None = None, select: Select | None = None, **hooks: Any
+    ) -> ServerSimulation:
+        """A fresh simulation at time 0; the first arguments overrule the scenario, `hooks` are told of its progress."""
         build = self.arm.build
         timing_only = self.timing_only if timing_only is None else timing_only
-        select = build(self.given, "select")
+        if select is None:
+            select = cast("Select", build(self.given, "select"))
         if timing_only and select.reads_numbers:
             raise ScenarioError(
                 "select: this policy depends on what training yields, so it cannot run without training"
@@ -177,7 +181,11 @@ def foresee(experiment: Experiment) -> dict[str, Any]:
     unknown = []
     if experiment.arm.keys.until.accuracy is not None:
         unknown.append("the accuracy may end it sooner")
-    simulation = experiment.simulation(Trace(), timing_only=True)
+    select = experiment.arm.build(experiment.given, "select")
+    if select.reads_numbers:
+        unknown.append("clients as selected uniformly")
+        select = Uniform(experiment.arm.keys.seed)
+    simulation = experiment.simulation(Trace(), timing_only=True, select=select)
     simulation.run()
     counts = simulation.progress
     return {
@@ -230,7 +238,7 @@ def run(
         result = conduct(experiments[0], path, lambda progress, now: watch(stem, progress, now))
     else:
         path = Path(out) / stem / scenario.digest([arm.resolved for arm in arms])
-        folder = RunFolder(path, {"compare": {arm.label: arm.resolved for arm in arms}})
+        folder = RunFolder(path, scenario.folded(arms))
         folder.comparison([arm.label for arm in arms])
         for arm, experiment in zip(arms, experiments, strict=True):
             conduct(experiment, path / arm.label, lambda progress, now, label=arm.label: watch(label, progress, now))

@@ -187,6 +187,14 @@ def read(source: str | FilePath | Mapping[str, Any], overrides: Sequence[str] = 
     return arms
 
 
+def folded(arms: Sequence[Arm]) -> dict[str, Any]:
+    """The scenario that compares these arms: what they share, and the changes of each."""
+    every = [arm.resolved for arm in arms]
+    shared = {key: value for key, value in every[0].items() if all(other.get(key) == value for other in every)}
+    changes = [{key: value for key, value in one.items() if key not in shared} for one in every]
+    return shared | {"compare": changes}
+
+
 def _refuse_idle_overrides(document: YamlFile, changes: Sequence[Mapping[str, Any]]) -> None:
     """An override of what every arm says anew would change nothing, and nobody would notice."""
     for path, said in document.overrides.items():

@@ -59,9 +59,10 @@ class Trace:
         self._hash.update(rows.tobytes())
         self._written = monotonic()
         if self.folder is not None:
-            final = self.folder / f"part-{self._parts:05d}.parquet"
-            pq.write_table(_table(rows), temporary := final.with_suffix(".tmp"))
-            temporary.rename(final)
+            name = f"part-{self._parts:05d}.parquet"
+            unfinished = self.folder / f".{name}"  # readers of the folder pass over what begins with a dot
+            pq.write_table(_table(rows), unfinished)
+            unfinished.rename(self.folder / name)
         self._parts += 1
 
     def digest(self) -> str:

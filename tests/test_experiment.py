@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -54,7 +55,7 @@ def test_a_run_folder_holds_what_it_should_and_its_digests_are_true(tmp_path) ->
     assert run.path.name == run.receipt["scenario"]
     assert run.receipt["counts"]["versions"] == 6
     assert run.metrics.version.tolist() == sorted(run.metrics.version)
-    assert len(run.trace) == run.receipt["trace"]["rows"]
+    assert len(run.trace) == len(pd.read_parquet(run.path / "trace.parquet")) == run.receipt["trace"]["rows"]
     assert run.trace.time.is_monotonic_increasing
     assert (run.metrics.iloc[-1].bytes_down + run.metrics.iloc[-1].bytes_up) == run.trace.nbytes.sum()
     assert sum(weights.size for weights in run.weights.values()) == 64 * 16 + 16 + 16 * 10 + 10
@@ -115,6 +116,8 @@ def test_a_comparison_is_a_run_an_arm_with_one_picture(tmp_path) -> None:
     assert [arm.label for arm in run.arms] == ["fedavg", "fedbuff"]
     assert set(run.metrics.arm) == set(run.trace.arm) == {"fedavg", "fedbuff"}
     assert (run.path / "metrics.png").read_bytes().startswith(b"\x89PNG")
+    again = fedsim.run(run.path / "scenario.yaml", out=tmp_path)
+    assert [digests(arm) for arm in again.arms] == [digests(arm) for arm in run.arms]
     alone = fedsim.run(SMALL | {"aggregator": "fedavg"}, out=tmp_path)
     assert digests(alone) == digests(run.arms[0])
 
@@ -237,6 +240,15 @@ def test_foresight_is_exact(tmp_path) -> None:
     assert {name: cost[name] for name in ("versions", "updates", "lost", "bytes_down", "bytes_up")} == {
         name: counts[name] for name in ("versions", "updates", "lost", "bytes_down", "bytes_up")
     }
+
+
+def test_what_cannot_be_foreseen_is_said() -> None:
+    from fedsim.scenario import read
+
+    (arm,) = read(SMALL, ["select=oort", "until={versions: 4, accuracy: 0.9}"])
+    caveat = experiment.foresee(experiment.assemble(arm))["caveat"]
+    assert "accuracy may end it sooner" in caveat
+    assert "uniformly" in caveat
 
 
 def command(monkeypatch, *words: str) -> int:
