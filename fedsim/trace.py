@@ -71,24 +71,6 @@ class Trace:
         return self._hash.hexdigest()
 
 
-class Recording(Trace):
-    """A trace that stays in memory, for tests and for questions asked of a run in the same process."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[tuple[int, ...]] = []
-
-    def flush(self) -> None:
-        """Keep the rows as well."""
-        self.rows += zip(*[iter(self._cells)] * len(COLUMNS), strict=True)
-        super().flush()
-
-    def of(self, *kinds: int) -> list[tuple[int, ...]]:
-        """The rows of these kinds, in order."""
-        self.flush()
-        return [row for row in self.rows if row[1] in kinds]
-
-
 def _table(rows: np.ndarray) -> pa.Table:
     kind = pa.DictionaryArray.from_arrays(pa.array(rows[:, 1].astype(np.int8)), pa.array(KINDS))
     columns = [kind if name == "kind" else pa.array(rows[:, i]) for i, name in enumerate(COLUMNS)]

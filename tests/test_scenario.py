@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 
@@ -211,7 +212,6 @@ def test_a_fault_in_an_arm_is_found_there(tmp_path) -> None:
 
 
 def test_the_json_schema_accepts_what_is_shipped_and_refuses_a_typo() -> None:
-    jsonschema = pytest.importorskip("jsonschema")
     validator = jsonschema.Draft202012Validator(json.loads(json.dumps(json_schema())))
     for text in (SMALL, *(path.read_text() for path in SHIPPED)):
         data = YamlFile(text, "x").data

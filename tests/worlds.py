@@ -17,11 +17,29 @@ from fedsim.roster import Roster
 from fedsim.selection import Select, Uniform
 from fedsim.server import ServerSimulation, Workload
 from fedsim.simulation import Simulation
-from fedsim.trace import Recording
+from fedsim.trace import COLUMNS, Trace
 from fedsim.units import SECOND
 from fedsim.work import LocalResult, LocalTask
 
 SIZE = 3
+
+
+class Recording(Trace):
+    """A trace that stays in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[int, ...]] = []
+
+    def flush(self) -> None:
+        """Keep the rows as well."""
+        self.rows += zip(*[iter(self._cells)] * len(COLUMNS), strict=True)
+        super().flush()
+
+    def of(self, *kinds: int) -> list[tuple[int, ...]]:
+        """The rows of these kinds, in order."""
+        self.flush()
+        return [row for row in self.rows if row[1] in kinds]
 
 
 def train(tasks: Sequence[LocalTask]) -> list[LocalResult]:

@@ -34,7 +34,6 @@ class Stacked:
         self.batch = max(1, min(worth, budget // max(1, row_bytes)))
         self.ahead = not synchronous if ahead is None else ahead
         self.trained = 0
-        self.sizes: list[int] = []
         self.pending: WeakSet[Deferred] = WeakSet()
 
     def submit(self, task: LocalTask, due: int) -> Deferred:
@@ -51,7 +50,6 @@ class Stacked:
         for deferred in company:
             self.pending.discard(deferred)
         self.trained += len(company)
-        self.sizes.append(len(company))
 
     def company(self) -> list[Deferred]:
         """Who else may come along, in the order of need."""
