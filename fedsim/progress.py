@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from pydantic import Field
 
@@ -15,10 +15,23 @@ from fedsim.work import Measured
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedsim.aggregators.aggregator import Aggregator
-
 Count = Annotated[int, Field(ge=1)]
 Row = dict[str, float]
+
+
+class Model(Protocol):
+    """What is measured: a server's model, or those of peers."""
+
+    @property
+    def version(self) -> int:
+        """How many steps have made it."""
+        ...
+
+    @property
+    def params(self) -> Any:
+        """What `Progress.evaluate` takes."""
+        ...
+
 
 IN_VAIN = 10_000
 """So many local trainings, plus a hundred a client, without one server step mean that none will come."""
@@ -110,28 +123,28 @@ class Progress:
         """So many bytes have gone to the server."""
         self.up += nbytes
 
-    def measure(self, aggregator: Aggregator, upcoming: float) -> None:
+    def measure(self, model: Model, upcoming: float) -> None:
         """Nothing happens before `upcoming`: measure at the horizon, and pass over the silent time until then."""
         now = self.horizon
         self.over |= now == self.until.time
-        self.row(aggregator, now)
+        self.row(model, now)
         silent = min(upcoming, FOREVER)
         following = max(now + self.every, -int(-silent // self.every) * self.every)
         self.horizon = min(following, self.until.time or FOREVER)
 
-    def finish(self, aggregator: Aggregator, now: int) -> None:
+    def finish(self, model: Model, now: int) -> None:
         """The last row, unless it is there already."""
         if self.rows[-1]["time_s"] < now / SECOND:
-            self.row(aggregator, now)
+            self.row(model, now)
 
-    def row(self, aggregator: Aggregator, now: int) -> None:
+    def row(self, model: Model, now: int) -> None:
         """One more row; a version that was measured before is not measured again."""
         counts = self._counts(now)
         last = self.rows[-1] if self.rows else {}
-        if last.get("version") == aggregator.version:
+        if last.get("version") == model.version:
             metrics = {name: value for name, value in last.items() if name not in counts}
         else:
-            metrics = self._measured(aggregator.params, counts)
+            metrics = self._measured(model.params, counts)
         self.rows.append({**counts, **metrics})
         self._staleness = self._since_row = 0
         self.over |= self.until.accuracy is not None and metrics.get("accuracy", 0.0) >= self.until.accuracy

@@ -7,35 +7,19 @@ from heapq import heapify, heappop, heappush
 from itertools import islice
 
 from fedsim.cell import Cell
-from fedsim.errors import Stalled
-from fedsim.simulation import CALENDAR, Steps, seldom_collected
-from fedsim.units import FOREVER, written_duration
+from fedsim.simulation import CALENDAR, Steps, pass_time
+from fedsim.units import FOREVER
 
 
 @dataclass
 class ServerSimulation(Cell):
     """Runs one server algorithm on a fleet, from the first moment to the last measurement."""
 
-    @seldom_collected()
     def run(self) -> None:
-        """From time 0 until a limit is reached, measuring on the way.
-
-        Raises:
-            Stalled: if nothing can happen any more, or nothing comes of what happens.
-            TrainingFailed: if a client's local training breaks.
-        """
+        """From time 0 until a limit is reached; raises what `pass_time` does."""
         self.clock.start(self.calendar(), CALENDAR)
-        progress = self.progress
-        while not progress.over:
-            upcoming = self.clock.peek()
-            if upcoming <= progress.horizon:
-                self.clock.step()
-            elif upcoming == float("inf") and progress.until.time is None:
-                raise Stalled(f"after virtual time {written_duration(self.clock.now)} nothing can happen any more: "
-                              f"{len(self.here)} clients are here, {len(self.jobs)} at work")  # fmt: skip
-            else:
-                progress.measure(self.aggregator, upcoming)
-        progress.finish(self.aggregator, self.clock.now)
+        pass_time(self.clock, self.progress, self.aggregator, lambda: (
+            f"{len(self.here)} clients are here, {len(self.jobs)} at work"))  # fmt: skip
 
     def calendar(self) -> Steps:
         """Clients come and go. All who do so at one instant are told of together."""

@@ -15,10 +15,12 @@ from typing import Any
 import networkx as nx
 import simpy
 
+from fedsim.errors import Stalled
 from fedsim.fleet import Fleet
 from fedsim.network import Flow, Fluid, Routes, Way
+from fedsim.progress import Model, Progress
 from fedsim.trace import Trace
-from fedsim.units import SECOND
+from fedsim.units import SECOND, written_duration
 from fedsim.work import Executor
 
 Steps = Generator["int | Moment", None, Any]
@@ -111,6 +113,25 @@ def seldom_collected() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*often)
+
+
+@seldom_collected()
+def pass_time(clock: Clock, progress: Progress, model: Model, state: Callable[[], str]) -> None:
+    """From time 0 until a limit is reached, measuring a model on the way; `state` says how things stand.
+
+    Raises:
+        Stalled: if nothing can happen any more, or nothing comes of what happens.
+        TrainingFailed: if a client's local training breaks.
+    """
+    while not progress.over:
+        upcoming = clock.peek()
+        if upcoming <= progress.horizon:
+            clock.step()
+        elif upcoming == inf and progress.until.time is None:
+            raise Stalled(f"after virtual time {written_duration(clock.now)} nothing can happen any more: {state()}")
+        else:
+            progress.measure(model, upcoming)
+    progress.finish(model, clock.now)
 
 
 class Carrier:

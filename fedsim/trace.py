@@ -20,8 +20,11 @@ The last three are updates that the server refused: nobody had asked, wrong shap
 """
 JOIN, LEAVE, START, TRAIN, UPLOAD, ARRIVE, LOST, VERSION, *_ = range(len(KINDS))
 
-COLUMNS = ("time", "kind", "client", "version", "nbytes", "staleness")
-"""Microseconds; index into KINDS; client id (-1: the server); server version; bytes that begin to travel; versions."""
+COLUMNS = ("time", "kind", "client", "version", "nbytes", "staleness", "peer")
+"""Microseconds; index into KINDS; client id (-1: the server); its version; bytes that travel; versions; the other end.
+
+Among peers a version is a number of rounds, `upload` and `arrive` are the ends of one message, and `peer` hears it.
+"""
 
 PART_CELLS = 200_000 * len(COLUMNS)
 PART_SECONDS = 2.0
@@ -42,9 +45,11 @@ class Trace:
         if folder is not None:
             folder.mkdir(parents=True)
 
-    def add(self, time: int, kind: int, client: int, version: int, nbytes: int = 0, staleness: int = 0) -> None:
+    def add(
+        self, time: int, kind: int, client: int, version: int, nbytes: int = 0, staleness: int = 0, peer: int = -1
+    ) -> None:
         """One event, in the order of COLUMNS."""
-        self._cells.extend((time, kind, client, version, nbytes, staleness))
+        self._cells.extend((time, kind, client, version, nbytes, staleness, peer))
         if len(self._cells) >= PART_CELLS:
             self.flush()
 
@@ -84,4 +89,8 @@ def _table(rows: np.ndarray) -> pa.Table:
 def read(folder: Path) -> pa.Table:
     """All parts written so far, as one table."""
     parts: Sequence[Path] = sorted(folder.glob("part-*.parquet"))
-    return pa.concat_tables([pq.read_table(part) for part in parts]) if parts else _table(np.empty((0, 6), np.int64))
+    return (
+        pa.concat_tables([pq.read_table(part) for part in parts])
+        if parts
+        else _table(np.empty((0, len(COLUMNS)), np.int64))
+    )

@@ -172,6 +172,21 @@ def test_among_peers_the_clients_are_the_nodes(name, folder):
 
 
 @pytest.mark.parametrize("name", SHAPES)
+def test_peers_may_have_lines_of_their_own(name, folder):
+    downs, ups = [2e6] * CLIENTS, [1e6] * CLIENTS
+    full, half = (
+        shape(name, folder, duplex=duplex, access_latency=7000).serverless(downs, ups) for duplex in ("full", "half")
+    )
+    bare = Routes(shape(name, folder).among(CLIENTS))
+    for graph in (full, half):
+        assert graph[3]["router 3"] == {"capacity": 1e6, "latency": 0.007}
+        assert graph["router 3"][3] == {"capacity": 2e6, "latency": 0.007}
+        assert "server" not in graph
+    expected = [f"router {node}" for node in bare.path(0, CLIENTS - 1)]
+    assert list(Routes(full).path(0, CLIENTS - 1)) == [0, *expected, CLIENTS - 1]
+
+
+@pytest.mark.parametrize("name", SHAPES)
 def test_the_same_seed_gives_the_same_graph_and_nothing_global_is_drawn(name, folder):
     before = random.getstate(), np.random.get_state()[1].tolist()
     first, again = (shape(name, folder, attach="drawn").graph([1.0] * 30, [1.0] * 30) for _ in range(2))
@@ -463,7 +478,10 @@ def test_hosts_do_not_forward(tmp_path):
     among = Routes(made.among(3))
     assert (among.path(0, 2), among.path(2, 0), among.path(1, 1)) == ((0, 2), (2, 0), (1,))
     with pytest.raises(ValueError, match="no link from 0 to 2, and nobody forwards"):
-        Routes(nx.Graph([(0, 1), (1, 2)], forwards=False)).path(0, 2)
+        Routes(nx.Graph([(0, 1), (1, 2), (2, 3), (3, 0)], forwards=False)).path(0, 2)
+    lines = made.serverless([2.0] * 3, [1.0] * 3)
+    assert Routes(lines).path(0, 2) == (0, "router 0", "router 2", 2)
+    assert lines[0]["router 0"] == {"capacity": 1.0, "latency": 0.0}
     assert 1 in RoundTrips(name="seattle99", folders=[tmp_path]).graph([1.0] * 3, [1.0] * 3)["server"]
 
 

@@ -22,7 +22,7 @@ class Routes:
     A node with a single way out, or in, has no choice and needs no search: in a star nobody searches, and nothing is
     kept for each of its 100,000 clients. Between other nodes there is one search for each target, which goes only as
     far as it was asked. The answer depends on the graph alone, not on what was asked before. Nodes of a graph that says
-    `forwards=False` do not pass on what others send, so there the direct link is the only way.
+    `forwards=False` do not pass on what others send: between them, or the only ways out of two nodes, is one link.
 
     >>> graph = nx.Graph([("a", "b", {"latency": 1.0}), ("b", "c", {"latency": 1.0}), ("a", "c", {"latency": 3.0})])
     >>> Routes(graph).path("a", "c")
@@ -42,8 +42,6 @@ class Routes:
         for node in (source, target):
             if node not in self._after:
                 raise ValueError(f"there is no node {node!r} in the network")
-        if not self._forwards:
-            return self._direct(source, target)
         head: list[Hashable] = []
         tail: list[Hashable] = []
         if source != target and len(self._after[source]) == 1:
@@ -54,16 +52,16 @@ class Routes:
             (target,) = self._before[target]
         return (*head, *self._between(source, target), *tail)
 
-    def _direct(self, source: Hashable, target: Hashable) -> tuple[Hashable, ...]:
-        if source == target:
-            return (source,)
+    def _direct(self, source: Hashable, target: Hashable) -> list[Hashable]:
         if target not in self._after[source]:
             raise ValueError(f"there is no link from {source!r} to {target!r}, and nobody forwards in the network")
-        return (source, target)
+        return [source, target]
 
     def _between(self, source: Hashable, target: Hashable) -> list[Hashable]:
         if source == target:
             return [source]
+        if not self._forwards:
+            return self._direct(source, target)
         if target not in self._searches:
             self._searches[target] = _Search(self._before, target)
         return self._searches[target].path(source)

@@ -1,4 +1,4 @@
-"""Graphs of routers, put to two uses: with a server and a line of its own for each client, or with clients as nodes."""
+"""Graphs of routers, put to two uses: with a server and lines for any number of clients, or among peers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Shape(ABC):
     """Routers and the links between them, before anybody stands at them.
 
     With a server (`graph`) clients have lines of their own to the routers, and may be more than those. Among peers
-    (`among`) client i is node i, and there are no other lines. `seed` is given by the run.
+    client i has router i to itself, or is that router (`serverless`, `among`). `seed` is given by the run.
     """
 
     server: int | str | None = None
@@ -79,6 +79,17 @@ class Shape(ABC):
         if len(peers) != clients:
             raise ScenarioError(f"network: {len(peers)} nodes for {clients} peers: expected as many")
         return nx.DiGraph(peers) if self.duplex == "full" else peers
+
+    def serverless(self, downs: Sequence[float], ups: Sequence[float]) -> nx.DiGraph:
+        """Peers 0, 1, ... with lines of these rates (bytes/s) to "router 0", "router 1", ..., each its own.
+
+        ScenarioError if there are not as many routers as peers.
+        """
+        links = nx.relabel_nodes(self.among(len(downs)), {node: f"router {node}" for node in range(len(downs))})
+        graph = links if isinstance(links, nx.DiGraph) else wires(links)
+        for client, (down, up) in enumerate(zip(downs, ups, strict=True)):
+            line(graph, f"router {client}", client, down, up, self.access_latency)
+        return graph
 
     def _stand(self, client: int, routers: int) -> int:
         return client % routers if self.attach == "in_turn" else int(chance(self.seed, "attach", client) * routers)

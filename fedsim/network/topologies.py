@@ -22,6 +22,10 @@ class Network(Protocol):
         """The clients 0, 1, ... and `SERVER`, given each client's rates from and to the network (bytes per second)."""
         ...
 
+    def serverless(self, downs: Sequence[float], ups: Sequence[float]) -> nx.Graph:
+        """The clients 0, 1, ... among themselves."""
+        ...
+
 
 @dataclass(frozen=True)
 class Star:
@@ -49,6 +53,9 @@ class Star:
         for client, (down, up) in enumerate(zip(downs, ups, strict=True)):
             line(graph, HUB, client, down, up, self.latency)
         return graph
+
+    serverless = graph
+    """Among peers nobody uses the server's line."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,9 @@ class Tree:
         for client, (down, up) in enumerate(zip(downs, ups, strict=True)):
             line(graph, edge_name(client % self.edges), client, down, up, self.latency)
         return graph
+
+    serverless = graph
+    """Among peers nobody uses the server's line."""
 
 
 def edge_name(edge: int) -> str:
