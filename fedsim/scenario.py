@@ -19,6 +19,7 @@ from fedsim.data import DATA, PARTITIONS
 from fedsim.errors import ScenarioError
 from fedsim.executors import EXECUTORS
 from fedsim.fleet import AVAILABILITY, DEVICES, PARTICIPATION, RATES, STRAGGLERS, Failures
+from fedsim.mixing import GRAPHS, MERGE, MIXING
 from fedsim.models import MODELS
 from fedsim.network import NETWORKS
 from fedsim.optimizers import OPTIMIZERS
@@ -40,6 +41,9 @@ FAMILIES = {
     "rate": RATES,
     "stragglers": STRAGGLERS,
     "network": NETWORKS,
+    "graph": GRAPHS,
+    "mixing": MIXING,
+    "merge": MERGE,
     "optimizer": OPTIMIZERS,
     "select": SELECT,
     "aggregator": AGGREGATORS,
@@ -56,6 +60,8 @@ GIVEN = {
     "rate": ("labels",),
     "stragglers": ("folders",),
     "network": ("folders", "seed"),
+    "graph": ("clients", "seed", "apart", "links"),
+    "mixing": ("clients", "seed", "folders"),
     "select": ("seed",),
     "aggregator": ("params", "roster", "local_momentum"),
     "executor": ("train", "worth", "row_bytes", "synchronous", "nothing"),

@@ -21,6 +21,7 @@ TIME = [
     "node",
     "progress",
     "network",
+    "mixing",
     "fleet",
     "executors",
     "roster",

@@ -1,0 +1,101 @@
+"""In which rounds everybody's models are averaged (an all-reduce), in place of gossip."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Annotated
+
+from pydantic import Field
+
+from fedsim.errors import ScenarioError
+from fedsim.units import Probability
+
+
+class Merge(ABC):
+    """A schedule of global averages over the rounds 0, 1, ..."""
+
+    @abstractmethod
+    def dense(self, round: int, rounds: int | None) -> bool:  # noqa: A002
+        """Whether this round ends in the average of everybody; `rounds` is how many there are, if that is known.
+
+        ScenarioError if the schedule has to know it.
+        """
+
+
+@dataclass(frozen=True)
+class Never(Merge):
+    """Gossip only."""
+
+    def dense(self, round: int, rounds: int | None) -> bool:  # noqa: A002
+        """In no round."""
+        return False
+
+
+@dataclass(frozen=True)
+class Every(Merge):
+    """Every so many rounds: Gossip-PGA (Chen et al., ICML 2021), whose period is `rounds`."""
+
+    rounds: Annotated[int, Field(ge=1)]
+
+    def dense(self, round: int, rounds: int | None) -> bool:  # noqa: A002
+        """At the end of each period."""
+        return (round + 1) % self.rounds == 0
+
+
+@dataclass(frozen=True)
+class Last(Merge):
+    """Only the last round: the single global merge of Zhu et al. (ICLR 2026)."""
+
+    def dense(self, round: int, rounds: int | None) -> bool:  # noqa: A002
+        """In the last round."""
+        return progress(round, rounds) == 1
+
+
+@dataclass(frozen=True)
+class Window(Merge):
+    """In part of the run: from progress `start` on, for this share of the run, whose end does not count.
+
+    The windows of Zhu et al. (ICLR 2026); after round t (of 0, 1, ...) the progress is (t + 1) / rounds. In their
+    public code the last round is always dense too, wherever the window lies, which hides what an early window leaves
+    behind. Not so here: the last round, whose progress is 1, is dense if the window goes beyond 1, as in
+    `{start: 0.9, share: 0.2}`.
+    """
+
+    start: Probability
+    share: Probability
+
+    def dense(self, round: int, rounds: int | None) -> bool:  # noqa: A002
+        """While the progress is in [start, start + share)."""
+        return written(self.start) <= progress(round, rounds) < written(self.start) + written(self.share)
+
+
+@dataclass(frozen=True)
+class Truncate(Merge):
+    """From progress `start` on until the end: gossip first, then an all-reduce in every round (Zhu et al., ICLR 2026).
+
+    After round t (of 0, 1, ...) the progress is (t + 1) / rounds, so the last round is always dense.
+    """
+
+    start: Probability
+
+    def dense(self, round: int, rounds: int | None) -> bool:  # noqa: A002
+        """Once the progress is `start` or more."""
+        return progress(round, rounds) >= written(self.start)
+
+
+def progress(round: int, rounds: int | None) -> Fraction:  # noqa: A002
+    """How much of the run is over after a round. ScenarioError if nobody knows how many rounds there are."""
+    if rounds is None:
+        raise ScenarioError("merge: this schedule needs a run whose number of rounds is known: set until.versions")
+    return Fraction(round + 1, rounds)
+
+
+def written(share: float) -> Fraction:
+    """The number as it stands in the scenario: in binary, 0.9 + 0.05 would be more than 0.95.
+
+    >>> written(0.9) + written(0.05) == written(0.95)
+    True
+    """
+    return Fraction(str(share))
