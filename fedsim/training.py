@@ -132,7 +132,7 @@ class Trainer:
         return rows, self.y[rows] if own is None else own.to(self.x.device)
 
     def _results(self, tasks: Sequence[LocalTask], end: Tensor, losses: np.ndarray,
-                 left: tuple[Tensor, Tensor] | None) -> list[LocalResult]:  # fmt: skip
+                 left: tuple[Tensor | None, Tensor] | None) -> list[LocalResult]:  # fmt: skip
         """From the parameters (K, P) at the end, the losses (steps, K, b) and what a correction left, (K, P) each.
 
         No result keeps the stack in memory.
@@ -142,7 +142,7 @@ class Trainer:
             seen = losses[: task.steps, k].astype(np.float64, order="C")
             count = max(1, seen.size)
             loss, square_loss = float(seen.sum()) / count, float(np.square(seen).sum()) / count
-            kept, extra = (left[0][k].clone(), left[1][k].clone()) if left else (None, None)
+            kept, extra = [None if rows is None else rows[k].clone() for rows in left or (None, None)]
             results.append(LocalResult(end[k] - task.params, loss, square_loss, kept, extra))
         return results
 

@@ -69,17 +69,17 @@ MIXINGS: dict[str, Callable[[int, int], Mixing]] = {
     "weights": lambda m, seed: Weights(clients=m, matrix=np.full((m, m), 1 / m).tolist()),
     "none": lambda m, seed: Nobody(clients=m),
     "average": lambda m, seed: Average(clients=m),
-    "directed_pull of few": lambda m, seed: DirectedPull(clients=m, seed=seed, peers=0.2),
-    "directed_pull of many": lambda m, seed: DirectedPull(clients=m, seed=seed, peers=3.5),
+    "directed_pull of few": lambda m, seed: DirectedPull(clients=m, seed=seed, partners=0.2),
+    "directed_pull of many": lambda m, seed: DirectedPull(clients=m, seed=seed, partners=3.5),
     "directed_pull on a graph": lambda m, seed: DirectedPull(
-        clients=m, seed=seed, peers=1.5, graph=overlay("exponential", m)
+        clients=m, seed=seed, partners=1.5, graph=overlay("exponential", m)
     ),
     "matching": lambda m, seed: Matching(clients=m, seed=seed),
     "matching of some": lambda m, seed: Matching(clients=m, seed=seed, share=0.3),
     "matching on a graph": lambda m, seed: Matching(clients=m, seed=seed, graph=overlay("ring", m)),
     "matching of some on a graph": lambda m, seed: Matching(clients=m, seed=seed, share=0.3, graph=overlay("grid", m)),
-    "epidemic": lambda m, seed: Epidemic(clients=m, seed=seed, peers=3),
-    "epidemic with an oracle": lambda m, seed: Epidemic(clients=m, seed=seed, peers=2, oracle=True),
+    "epidemic": lambda m, seed: Epidemic(clients=m, seed=seed, partners=3),
+    "epidemic with an oracle": lambda m, seed: Epidemic(clients=m, seed=seed, partners=2, oracle=True),
 }  # fmt: skip
 IMPOSSIBLE = {("epidemic", 1), ("epidemic", 2), ("epidemic", 3),
               ("epidemic with an oracle", 1), ("epidemic with an oracle", 2)}  # fmt: skip
@@ -253,7 +253,7 @@ def test_weights_need_one_source_of_numbers(tmp_path) -> None:
 
 @pytest.mark.parametrize(("peers", "sure"), [(0, 0), (0.2, 0), (1, 1), (2.5, 2), (4, 4), (7, 4)])
 def test_directed_pull_hears_floor_or_one_more(peers, sure) -> None:
-    mixing = DirectedPull(clients=5, seed=1, peers=peers)
+    mixing = DirectedPull(clients=5, seed=1, partners=peers)
     heard = np.array([[len(row) - 1 for row in mixing.rows(number)] for number in range(ROUNDS)])
     more = min(peers, 4) - sure
     assert set(heard.ravel()) == ({sure, sure + 1} if more else {sure})
@@ -264,7 +264,7 @@ def test_directed_pull_hears_floor_or_one_more(peers, sure) -> None:
 @pytest.mark.parametrize("peers", [0.2, 1.0, 2.5])
 def test_directed_pull_keeps_the_mean_in_expectation_alone(peers) -> None:
     """E[W] is c on the diagonal and the same elsewhere: c = (1 - frac) / (1 + floor) + frac / (2 + floor)."""
-    mixing = DirectedPull(clients=5, seed=1, peers=peers)
+    mixing = DirectedPull(clients=5, seed=1, partners=peers)
     every = np.array([matrix(mixing, number) for number in range(ROUNDS)])
     sure, more = divmod(peers, 1)
     own = (1 - more) / (1 + sure) + more / (2 + sure)
@@ -278,16 +278,16 @@ def test_directed_pull_keeps_the_mean_in_expectation_alone(peers) -> None:
 
 def test_directed_pull_draws_only_neighbours() -> None:
     graph = graphs.Ring(clients=8)
-    mixing = DirectedPull(clients=8, seed=1, peers=1, graph=graph)
+    mixing = DirectedPull(clients=8, seed=1, partners=1, graph=graph)
     heard = sum(matrix(mixing, number) > 0 for number in range(200))
     assert ((heard > 0) == nx.to_numpy_array(graph.graph(), nodelist=range(8)) + np.eye(8)).all()
     assert (np.diag(heard) == 200).all()
-    every = DirectedPull(clients=8, seed=1, peers=5, graph=graph)
+    every = DirectedPull(clients=8, seed=1, partners=5, graph=graph)
     assert every.rows(0) == Uniform(clients=8, graph=graph).rows(0)
 
 
 def test_peers_draw_independently() -> None:
-    mixing = DirectedPull(clients=4, seed=1, peers=0.5)
+    mixing = DirectedPull(clients=4, seed=1, partners=0.5)
     heard = np.array([[len(row) > 1 for row in mixing.rows(number)] for number in range(ROUNDS)])
     assert np.abs(np.corrcoef(heard.T) - np.eye(4)).max() < 5 / math.sqrt(ROUNDS)
     assert abs(np.corrcoef(heard[1:, 0], heard[:-1, 0])[0, 1]) < 5 / math.sqrt(ROUNDS)
@@ -353,7 +353,7 @@ def test_a_matching_contracts_as_fast_as_theory_says(clients) -> None:
 
 
 def test_epidemic_sends_to_so_many_others() -> None:
-    local, oracle = (Epidemic(clients=7, seed=1, peers=3, oracle=oracle) for oracle in (False, True))
+    local, oracle = (Epidemic(clients=7, seed=1, partners=3, oracle=oracle) for oracle in (False, True))
     for number in range(50):
         sent, heard = (np.count_nonzero(matrix(local, number), axis=axis) - 1 for axis in (0, 1))
         assert (sent == 3).all()
@@ -365,7 +365,7 @@ def test_epidemic_sends_to_so_many_others() -> None:
 
 @pytest.mark.parametrize("oracle", [False, True])
 def test_epidemic_hears_everybody_equally_often(oracle) -> None:
-    mixing = Epidemic(clients=5, seed=1, peers=2, oracle=oracle)
+    mixing = Epidemic(clients=5, seed=1, partners=2, oracle=oracle)
     heard = sum(matrix(mixing, number) > 0 for number in range(ROUNDS)) / ROUNDS
     expected = np.full((5, 5), 2 / 4)
     np.fill_diagonal(expected, 1)
@@ -374,7 +374,7 @@ def test_epidemic_hears_everybody_equally_often(oracle) -> None:
 
 def test_el_oracle_contracts_as_its_lemma_says() -> None:
     """lambda_2(E[W'W]) = (1 - s / (m - 1)) / (s + 1) for random s-regular digraphs in which all peers are alike."""
-    mixing = Epidemic(clients=6, seed=1, peers=2, oracle=True)
+    mixing = Epidemic(clients=6, seed=1, partners=2, oracle=True)
     models = np.random.default_rng(0).normal(size=(6, 3))
     after = np.array([spread(matrix(mixing, number) @ models) for number in range(ROUNDS)])
     expected = (1 - 2 / 5) / 3 * spread(models)
@@ -552,8 +552,8 @@ def test_a_scenario_names_a_mixing_and_its_graph() -> None:
         mixing = built("mixing", {"metropolis": {"graph": said}}, **everything)
         assert type(mixing.graph) is GRAPHS[graph]
         assert len(mixing.rows(0)) == 8
-    pull = built("mixing", {"directed_pull": {"peers": 0.2}}, **everything)
-    assert pull.rows(5) == DirectedPull(clients=8, seed=3, peers=0.2).rows(5)
+    pull = built("mixing", {"directed_pull": {"partners": 0.2}}, **everything)
+    assert pull.rows(5) == DirectedPull(clients=8, seed=3, partners=0.2).rows(5)
     met = built("mixing", {"matching": {"graph": "ring", "share": 0.5}}, **everything)
     assert met == Matching(clients=8, seed=3, share=0.5, graph=graphs.Ring(clients=8))
     assert built("merge", {"window": {"start": 0.9, "share": 0.1}}) == Window(0.9, 0.1)

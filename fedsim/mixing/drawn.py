@@ -28,14 +28,14 @@ class Drawn(Mixing):
 
 @dataclass(frozen=True, kw_only=True)
 class DirectedPull(Drawn):
-    """Each peer hears `peers` others, drawn anew in every round; it and they count alike.
+    """Each peer hears `partners` others, drawn anew in every round; it and they count alike.
 
     The sparse gossip of "On the Surprising Effectiveness of a Single Global Merging in Decentralized Learning" (Zhu et
-    al., ICLR 2026), as in its public code: floor(peers) others and, with probability peers - floor(peers), one more.
-    Rows sum to 1, columns do not: a round may move the mean of all peers. Without a graph it does not in expectation.
+    al., ICLR 2026), as in its public code: floor(partners) others and, by chance, one more for the fraction. Rows sum
+    to 1, columns do not: a round may move the mean of all peers. Without a graph it does not in expectation.
     """
 
-    peers: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    partners: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     """How many others, in expectation; at most all there are."""
     graph: Overlay | None = None
     """Only neighbours are drawn. None: any of the others."""
@@ -45,11 +45,11 @@ class DirectedPull(Drawn):
         """Never promised."""
         return False
 
-    def rows(self, round: int) -> Sequence[Row]:  # noqa: A002
+    def rows(self, round: int) -> Sequence[Row]:
         """Peers draw in the order of their numbers."""
         rng = stream(self.seed, "mixing", "directed_pull", round)
-        sure = math.floor(self.peers)
-        wanted = sure + (rng.random(self.clients) < self.peers - sure)
+        sure = math.floor(self.partners)
+        wanted = sure + (rng.random(self.clients) < self.partners - sure)
         return [alike(peer, self._some(rng, peer, int(count))) for peer, count in enumerate(wanted)]
 
     def _some(self, rng: np.random.Generator, peer: int, count: int) -> list[int]:
@@ -81,7 +81,7 @@ class Matching(Drawn):
         """Always."""
         return True
 
-    def rows(self, round: int) -> Sequence[Row]:  # noqa: A002
+    def rows(self, round: int) -> Sequence[Row]:
         """The pairs of a round."""
         rng = stream(self.seed, "mixing", "matching", round)
         pairs = self.share * self.clients / 2
@@ -112,26 +112,26 @@ class Matching(Drawn):
 
 @dataclass(frozen=True, kw_only=True)
 class Epidemic(Drawn):
-    """Epidemic Learning (de Vos et al., NeurIPS 2023): each peer sends to `peers` others, drawn anew in every round.
+    """Epidemic Learning (de Vos et al., NeurIPS 2023): each peer sends to `partners` others, drawn anew in every round.
 
     A peer averages what it got and its own. In EL-Local each draws for itself, so that some hear more than others, and
     a round may move the mean of all peers. In EL-Oracle (`oracle`) each also hears as many as it sends to: a random
     regular digraph, here a circulant one with random offsets whose nodes are numbered at random.
     """
 
-    peers: Annotated[int, Field(ge=1)]
+    partners: Annotated[int, Field(ge=1)]
     oracle: bool = False
 
     def __post_init__(self) -> None:
-        if self.peers >= self.clients:
-            raise ScenarioError(f"mixing: epidemic: {self.clients} clients cannot send to {self.peers} others each")
+        if self.partners >= self.clients:
+            raise ScenarioError(f"mixing: epidemic: {self.clients} clients cannot send to {self.partners} others each")
 
     @property
     def doubly(self) -> bool:
         """Where as many are heard as are sent to."""
         return self.oracle
 
-    def rows(self, round: int) -> Sequence[Row]:  # noqa: A002
+    def rows(self, round: int) -> Sequence[Row]:
         """Senders draw in the order of their numbers."""
         rng = stream(self.seed, "mixing", "epidemic", round)
         heard = self._regular(rng) if self.oracle else self._sent(rng)
@@ -141,7 +141,7 @@ class Epidemic(Drawn):
         """Each peer's senders in EL-Local."""
         heard: list[list[int]] = [[] for _ in range(self.clients)]
         for sender in range(self.clients):
-            for peer in some_others(rng, sender, self.clients, self.peers):
+            for peer in some_others(rng, sender, self.clients, self.partners):
                 heard[peer].append(sender)
         return heard
 
@@ -149,7 +149,7 @@ class Epidemic(Drawn):
         """Each peer's senders in EL-Oracle."""
         place = rng.permutation(self.clients)
         at = np.argsort(place)
-        offsets = 1 + rng.choice(self.clients - 1, self.peers, replace=False)
+        offsets = 1 + rng.choice(self.clients - 1, self.partners, replace=False)
         return at[(place[:, None] + offsets) % self.clients].tolist()
 
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from fedsim.errors import ScenarioError
 from fedsim.fleet.reading import find
-from fedsim.mixing.graphs import Overlay
 from fedsim.mixing.mixing import Mixing, Row, alike
 
 TOLERANCE = 1e-9
@@ -31,7 +31,7 @@ class Fixed(Mixing):
     def _rows(self) -> Sequence[Row]:
         return self.matrix_rows()
 
-    def rows(self, round: int) -> Sequence[Row]:  # noqa: A002
+    def rows(self, round: int) -> Sequence[Row]:
         """The rows of W, whatever the round."""
         return self._rows
 
@@ -53,7 +53,8 @@ class Metropolis(Fixed):
     (Xiao, Boyd and Lall, IPSN 2005).
     """
 
-    graph: Overlay
+    graph: Any = "network"
+    """An `Overlay`; a scenario that names none means the network's own links."""
 
     def matrix_rows(self) -> Sequence[Row]:
         """A row for each node."""
@@ -71,7 +72,8 @@ class Metropolis(Fixed):
 class Uniform(Fixed):
     """A peer and its neighbours count alike: W_ij = 1 / (1 + d_i). Doubly stochastic where all degrees are equal."""
 
-    graph: Overlay
+    graph: Any = "network"
+    """An `Overlay`; a scenario that names none means the network's own links."""
 
     def matrix_rows(self) -> Sequence[Row]:
         """A row for each node."""

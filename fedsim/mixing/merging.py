@@ -17,7 +17,7 @@ class Merge(ABC):
     """A schedule of global averages over the rounds 0, 1, ..."""
 
     @abstractmethod
-    def dense(self, round: int, rounds: int | None) -> bool:  # noqa: A002
+    def dense(self, round: int, rounds: int | None) -> bool:
         """Whether this round ends in the average of everybody; `rounds` is how many there are, if that is known.
 
         ScenarioError if the schedule has to know it.
@@ -28,7 +28,7 @@ class Merge(ABC):
 class Never(Merge):
     """Gossip only."""
 
-    def dense(self, round: int, rounds: int | None) -> bool:  # noqa: A002
+    def dense(self, round: int, rounds: int | None) -> bool:
         """In no round."""
         return False
 
@@ -39,7 +39,7 @@ class Every(Merge):
 
     rounds: Annotated[int, Field(ge=1)]
 
-    def dense(self, round: int, rounds: int | None) -> bool:  # noqa: A002
+    def dense(self, round: int, rounds: int | None) -> bool:
         """At the end of each period."""
         return (round + 1) % self.rounds == 0
 
@@ -48,7 +48,7 @@ class Every(Merge):
 class Last(Merge):
     """Only the last round: the single global merge of Zhu et al. (ICLR 2026)."""
 
-    def dense(self, round: int, rounds: int | None) -> bool:  # noqa: A002
+    def dense(self, round: int, rounds: int | None) -> bool:
         """In the last round."""
         return progress(round, rounds) == 1
 
@@ -66,7 +66,7 @@ class Window(Merge):
     start: Probability
     share: Probability
 
-    def dense(self, round: int, rounds: int | None) -> bool:  # noqa: A002
+    def dense(self, round: int, rounds: int | None) -> bool:
         """While the progress is in [start, start + share)."""
         return written(self.start) <= progress(round, rounds) < written(self.start) + written(self.share)
 
@@ -80,12 +80,12 @@ class Truncate(Merge):
 
     start: Probability
 
-    def dense(self, round: int, rounds: int | None) -> bool:  # noqa: A002
+    def dense(self, round: int, rounds: int | None) -> bool:
         """Once the progress is `start` or more."""
         return progress(round, rounds) >= written(self.start)
 
 
-def progress(round: int, rounds: int | None) -> Fraction:  # noqa: A002
+def progress(round: int, rounds: int | None) -> Fraction:
     """How much of the run is over after a round. ScenarioError if nobody knows how many rounds there are."""
     if rounds is None:
         raise ScenarioError("merge: this schedule needs a run whose number of rounds is known: set until.versions")

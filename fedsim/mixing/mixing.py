@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 Row = Mapping[int, float]
 """Whom one peer hears, itself included, in rising order, and with which weight; the weights sum to 1."""
 
@@ -20,7 +22,7 @@ class Mixing(ABC):
     clients: int
 
     @abstractmethod
-    def rows(self, round: int) -> Sequence[Row]:  # noqa: A002
+    def rows(self, round: int) -> Sequence[Row]:
         """Row i of W(t) is peer i's. Made anew for each call where it is drawn: ask once a round."""
 
     @property
@@ -37,3 +39,16 @@ def alike(peer: int, others: Iterable[int]) -> Row:
     """
     heard = sorted({peer, *others})
     return dict.fromkeys(heard, 1 / len(heard))
+
+
+def matrix(rows: Sequence[Row]) -> np.ndarray:
+    """W as an array, (m, m).
+
+    >>> matrix([{0: 0.5, 1: 0.5}, {1: 1.0}])
+    array([[0.5, 0.5],
+           [0. , 1. ]])
+    """
+    dense = np.zeros((len(rows), len(rows)))
+    for peer, row in enumerate(rows):
+        dense[peer, list(row)] = list(row.values())
+    return dense

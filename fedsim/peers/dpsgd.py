@@ -1,0 +1,38 @@
+"""D-PSGD: neighbours exchange models while they train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fedsim.peers.exchange import Exchange
+
+if TYPE_CHECKING:
+    from fedsim.node import Node
+    from fedsim.simulation import Steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPSGD:
+    """x_i <- sum_j W_ij x_j - lr g_i(x_i): Lian et al., NeurIPS 2017, Algorithm 1.
+
+    The gradient is that of the model before mixing, so training and exchange take place at the same time.
+    """
+
+    drift: ClassVar[None] = None
+
+    mixing: Any = "metropolis"
+
+    @cached_property
+    def exchange(self) -> Exchange:
+        """Of models, by `mixing`."""
+        return Exchange(self.mixing)
+
+    def run(self, node: Node) -> Steps:
+        """One peer."""
+        for round in node.rounds():
+            self.exchange.tell(node, round, node.params)
+            pending = yield from node.train()
+            [mixed] = yield from self.exchange.gather(node, round)
+            node.params = mixed + pending.result().delta
