@@ -95,7 +95,8 @@ class Stage:
         algorithm = arm.build(given, "peers")
         self.refuse_what_peers_lack()
         start = torch.zeros(0) if self.timing_only else experiment.params
-        return Swarm(self.world(algorithm.drift, synchronous=False), algorithm, experiment.work, self.progress, start)
+        world = self.world(getattr(algorithm, "drift", None), synchronous=False)
+        return Swarm(world, algorithm, experiment.work, self.progress, start)
 
     def refuse_what_peers_lack(self) -> None:
         """ScenarioError if peers are to come and go, to fail, or to have edges."""

@@ -14,15 +14,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fedsim.cell import Workload
-    from fedsim.drift import Drift
     from fedsim.progress import Progress
 
 
 class PeerAlgorithm(Protocol):
-    """What every peer does."""
-
-    drift: Drift | None
-    """What local training adds to its gradients."""
+    """What every peer does. One that corrects local gradients says so by a `drift` (`fedsim.drift`)."""
 
     def run(self, node: Node) -> Steps:
         """The life of one peer, as it yields what it waits for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
@@ -24,8 +24,6 @@ class ADPSGD:
     graph is bipartite: the active half asks, the passive half answers at once, so no two averagings overlap and nobody
     waits in a circle. Both halves train.
     """
-
-    drift: ClassVar[None] = None
 
     graph: Any = "ring"
     seed: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from fedsim.peers.exchange import Exchange
 
@@ -19,8 +19,6 @@ class DPSGD:
 
     The gradient is that of the model before mixing, so training and exchange take place at the same time.
     """
-
-    drift: ClassVar[None] = None
 
     mixing: Any = "metropolis"
 

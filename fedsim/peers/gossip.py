@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -26,8 +26,6 @@ class Gossip:
     this with `mixing: {directed_pull: {partners: 0.2}}` and `merge: last`. A peer waits for those whom it hears and for
     nobody else. What is pulled is sent as soon as it is there: both ends know the draw, so nobody asks for it.
     """
-
-    drift: ClassVar[None] = None
 
     mixing: Any
     merge: Any = Never()
@@ -52,8 +50,6 @@ class Gossip:
 @dataclass(frozen=True)
 class Local:
     """Everybody for itself."""
-
-    drift: ClassVar[None] = None
 
     def run(self, node: Node) -> Steps:
         """One peer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -23,8 +23,6 @@ class QGDSGDm:
     is times lr, so that no learning rate needs to be known; with one local step of plain SGD it is the paper's rule.
     After more steps the momentum is added once, at their end.
     """
-
-    drift: ClassVar[None] = None
 
     mixing: Any = "metropolis"
     beta: Annotated[float, Field(ge=0, lt=1)] = 0.9

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
@@ -24,8 +24,6 @@ class RelaySGD:
     models in the sum; the new model is the mean of all that has come. So x_i is the mean over all peers j of j's model
     d(i, j) - 1 rounds ago, whatever their data, as soon as the farthest is heard of.
     """
-
-    drift: ClassVar[None] = None
 
     graph: Any = "spanning_tree"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from fedsim.peers.exchange import Exchange
 from fedsim.vector import total
@@ -21,8 +21,6 @@ class SGP:
     Each sends equal parts of its x and its weight w, which starts at 1, to all who hear it and to itself (a
     column-stochastic matrix), adds up what it hears, and trains at z = x / w. Of `mixing` only the pattern counts.
     """
-
-    drift: ClassVar[None] = None
 
     mixing: Any = "one_peer_exponential"
 
