@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fedsim.errors import ScenarioError
 from fedsim.mixing import GRAPHS, MERGE, MIXING, Mixing, graphs
 from fedsim.mixing.drawn import DirectedPull, Epidemic, Matching
+from fedsim.mixing.finite import Base, OnePeerExponential
 from fedsim.mixing.fixed import Average, Metropolis, Nobody, Uniform, Weights
 from fedsim.mixing.graphs import Overlay
 from fedsim.mixing.merging import Every, Last, Merge, Never, Truncate, Window
@@ -80,13 +81,17 @@ MIXINGS: dict[str, Callable[[int, int], Mixing]] = {
     "matching of some on a graph": lambda m, seed: Matching(clients=m, seed=seed, share=0.3, graph=overlay("grid", m)),
     "epidemic": lambda m, seed: Epidemic(clients=m, seed=seed, peers=3),
     "epidemic with an oracle": lambda m, seed: Epidemic(clients=m, seed=seed, peers=2, oracle=True),
+    "one_peer_exponential": lambda m, seed: OnePeerExponential(clients=m),
+    "base": lambda m, seed: Base(clients=m),
+    "base of three neighbours": lambda m, seed: Base(clients=m, degree=3),
 }  # fmt: skip
 IMPOSSIBLE = {("epidemic", 1), ("epidemic", 2), ("epidemic", 3),
               ("epidemic with an oracle", 1), ("epidemic with an oracle", 2)}  # fmt: skip
 EACH = [(name, m) for name in MIXINGS for m in SIZES if (name, m) not in IMPOSSIBLE]
 EVERY = pytest.mark.parametrize(("name", "clients"), EACH)
-STILL = ("metropolis", "uniform", "weights", "none", "average")
-DOUBLY = {"metropolis", "matching", "average", "none", "weights"}
+DRAWN = {"directed_pull", "matching", "epidemic"}
+PERIODIC = {"one_peer_exponential", "base"}
+DOUBLY = {"metropolis", "matching", "average", "none", "weights", *PERIODIC}
 
 
 def matrix(mixing: Mixing, number: int = 0) -> np.ndarray:
@@ -149,11 +154,10 @@ def test_a_seed_and_a_round_are_the_address_of_a_matrix(name, clients) -> None:
     rounds = range(40)
     backwards = [asked.rows(number) for number in reversed(rounds)][::-1]
     assert backwards == [fresh.rows(number) for number in rounds]
-    if name.split()[0] in STILL:
-        assert all(rows == backwards[0] for rows in backwards)
-    elif clients > 5:  # among fewer there may be but one way
-        assert len({repr(rows) for rows in backwards}) > 1
-        assert backwards != [other.rows(number) for number in rounds]
+    if clients > 5:  # among fewer there may be but one way
+        kind = name.split()[0]
+        assert (backwards != [other.rows(number) for number in rounds]) == (kind in DRAWN)
+        assert any(rows != backwards[0] for rows in backwards) == (kind in DRAWN | PERIODIC)
 
 
 @EVERY
@@ -372,13 +376,75 @@ def test_epidemic_hears_everybody_equally_often(oracle) -> None:
     assert heard == pytest.approx(expected, abs=seldom(0.5))
 
 
-def test_el_oracle_contracts_as_its_lemma_says() -> None:
-    """lambda_2(E[W'W]) = (1 - s / (m - 1)) / (s + 1) for random s-regular digraphs in which all peers are alike."""
+def test_el_oracle_contracts_as_every_random_regular_digraph() -> None:
+    """All peers are alike, so E[W'W], of trace m / (s + 1), has one eigenvalue besides 1, m - 1 times."""
     mixing = Epidemic(clients=6, seed=1, peers=2, oracle=True)
     models = np.random.default_rng(0).normal(size=(6, 3))
     after = np.array([spread(matrix(mixing, number) @ models) for number in range(ROUNDS)])
-    expected = (1 - 2 / 5) / 3 * spread(models)
+    expected = (6 / 3 - 1) / 5 * spread(models)
     assert after.mean() == pytest.approx(expected, abs=5 * after.std() / math.sqrt(ROUNDS))
+
+
+# Mixings that average exactly in the end ------------------------------------------------------------------------------
+
+
+def product(mixing: OnePeerExponential | Base, start: int = 0) -> np.ndarray:
+    """W(start + period - 1) ... W(start)."""
+    whole = np.eye(mixing.clients)
+    for number in range(start, start + mixing.period):
+        whole = matrix(mixing, number) @ whole
+    return whole
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3, 4])
+@pytest.mark.parametrize("clients", range(1, 41))
+def test_a_period_of_the_base_graph_averages_any_number_of_peers(clients, degree) -> None:
+    mixing = Base(clients=clients, degree=degree)
+    assert product(mixing) == pytest.approx(np.full((clients, clients), 1 / clients), abs=1e-12)
+    for number in range(mixing.period):
+        weights = matrix(mixing, number)
+        assert (np.count_nonzero(weights, axis=1) <= degree + 1).all()
+        assert weights == pytest.approx(weights.T, abs=1e-15)
+        assert (np.diag(weights) > 0).all()
+    assert mixing.rows(mixing.period + 1) == mixing.rows(1)
+    assert mixing.period <= 2 * math.log(clients, degree + 1) + 2
+
+
+@pytest.mark.parametrize(
+    ("clients", "degree", "period"),
+    [(1, 1, 1), (2, 1, 1), (8, 1, 3), (3, 1, 3), (5, 1, 5), (6, 1, 4), (7, 1, 5), (25, 1, 9), (3, 2, 1), (5, 2, 3),
+     (25, 4, 2), (12, 3, 2), (5, 4, 1)],
+)  # fmt: skip
+def test_lengths_of_the_base_graph(clients, degree, period) -> None:
+    """By hand: of 5 = 4 + 1, four take 2 rounds to agree, 1 to meet the fifth, 2 to settle; 6 = 2 * 3 takes 3 for each
+    half, and 1 across."""
+    assert Base(clients=clients, degree=degree).period == period
+
+
+def test_three_peers_in_pairs() -> None:
+    """3 = 2 + 1: the two average; the third takes 2/3 of one of them, which keeps 2/3; the two average again."""
+    pair = [[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1]]
+    meet = [[1 / 3, 0, 2 / 3], [0, 1, 0], [2 / 3, 0, 1 / 3]]
+    mixing = Base(clients=3)
+    assert [matrix(mixing, number) for number in range(3)] == [
+        pytest.approx(np.array(expected)) for expected in (pair, meet, pair)
+    ]
+
+
+@pytest.mark.parametrize("clients", [1, 2, 4, 8, 16, 32])
+def test_one_peer_exponential_averages_powers_of_two(clients) -> None:
+    mixing = OnePeerExponential(clients=clients)
+    assert mixing.period == max(1, math.ceil(math.log2(clients)))
+    for start in range(3):
+        assert product(mixing, start) == pytest.approx(np.full((clients, clients), 1 / clients), abs=1e-12)
+
+
+def test_one_peer_exponential_does_not_average_others() -> None:
+    mixing = OnePeerExponential(clients=6)
+    assert [mixing.rows(number)[5] for number in range(4)] == [
+        {0: 0.5, 5: 0.5}, {1: 0.5, 5: 0.5}, {3: 0.5, 5: 0.5}, {0: 0.5, 5: 0.5}
+    ]  # fmt: skip
+    assert np.abs(product(mixing) - 1 / 6).max() > 0.05
 
 
 # Graphs -------------------------------------------------------------------------------------------------------------

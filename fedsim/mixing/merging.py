@@ -38,6 +38,7 @@ class Every(Merge):
     """Every so many rounds: Gossip-PGA (Chen et al., ICML 2021), whose period is `rounds`."""
 
     rounds: Annotated[int, Field(ge=1)]
+    """From one global average to the next."""
 
     def dense(self, round: int, rounds: int | None) -> bool:  # noqa: A002
         """At the end of each period."""
@@ -64,7 +65,9 @@ class Window(Merge):
     """
 
     start: Probability
+    """The progress from which on rounds are dense."""
     share: Probability
+    """How much of the run it lasts."""
 
     def dense(self, round: int, rounds: int | None) -> bool:  # noqa: A002
         """While the progress is in [start, start + share)."""
@@ -79,6 +82,7 @@ class Truncate(Merge):
     """
 
     start: Probability
+    """The progress from which on rounds are dense."""
 
     def dense(self, round: int, rounds: int | None) -> bool:  # noqa: A002
         """Once the progress is `start` or more."""
