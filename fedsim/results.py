@@ -68,7 +68,10 @@ class RunFolder:
 
     def weights(self, stem: str, weights: Mapping[str, np.ndarray]) -> None:
         """Final parameters by name."""
-        self._write(f"{stem}.safetensors", save(dict(weights)))
+        whole = {
+            name: np.ascontiguousarray(values) for name, values in weights.items()
+        }  # a view would be written wrong
+        self._write(f"{stem}.safetensors", save(whole))
 
     def comparison(self, labels: list[str]) -> None:
         """This folder holds the folders of these arms."""

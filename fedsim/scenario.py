@@ -62,6 +62,7 @@ GIVEN = {
     "network": ("folders", "seed"),
     "graph": ("clients", "seed", "apart", "links"),
     "mixing": ("clients", "seed", "folders"),
+    "merge": ("rounds",),
     "select": ("seed",),
     "aggregator": ("params", "roster", "local_momentum"),
     "peers": ("clients", "seed"),

@@ -90,6 +90,7 @@ class Stage:
         given = {
             **experiment.given,
             "apart": lambda one, other: carrier.way(one, other)[1] / SECOND,
+            "rounds": arm.keys.until.versions,
             "links": partial(self.links, arm.build(experiment.given, "network")),
         }
         algorithm = arm.build(given, "peers")
@@ -101,7 +102,8 @@ class Stage:
     def refuse_what_peers_lack(self) -> None:
         """ScenarioError if peers are to come and go, to fail, or to have edges."""
         arm, fleet = self.experiment.arm, self.experiment.fleet
-        usual = {"availability": fleet.reliable, "participation": fleet.complete, "drop": not fleet.failures.possible}
+        always = arm.keys.fleet.availability.name == "always"
+        usual = {"availability": always, "participation": fleet.complete, "drop": not fleet.failures.possible}
         for key in [key for key, is_usual in usual.items() if not is_usual]:
             raise ScenarioError(f"{arm.place(('fleet', key))}: fleet.{key}: without a server everybody has to be there")
         if arm.keys.edges is not None:

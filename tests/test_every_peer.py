@@ -87,8 +87,8 @@ def test_one_global_merge_ends_all_distance(tmp_path) -> None:
 
 def test_the_merged_loss_of_a_convex_model_is_never_above_the_mean(tmp_path) -> None:
     """Jensen's inequality, at every measurement."""
-    metrics = run(tmp_path, "gossip", merge="never").metrics
-    assert len(metrics) > 3
+    metrics = run(tmp_path, "gossip", "evaluate.every=1 min", merge="never").metrics
+    assert len(metrics) > 8
     assert (metrics.merged_loss <= metrics.loss + 1e-6).all()
 
 
@@ -99,18 +99,17 @@ def test_measuring_often_changes_no_weight(tmp_path) -> None:
 
 
 def test_half_the_capacity_costs_time_and_changes_no_number(tmp_path) -> None:
-    fast, slow = (run(tmp_path, "dpsgd", f"network.exponential.capacity={rate}") for rate in ("2 Mbit/s", "20 kbit/s"))
+    fast, slow = (run(tmp_path, "gossip", f"network.exponential.capacity={rate}") for rate in ("2 Mbit/s", "20 kbit/s"))
     assert fast.metrics.time_s.iloc[-1] < slow.metrics.time_s.iloc[-1]
     assert fast.receipt["digests"]["peers.safetensors"] == slow.receipt["digests"]["peers.safetensors"]
-    assert fast.receipt["counts"]["bytes_up"] == pytest.approx(slow.receipt["counts"]["bytes_up"], rel=0.05)
+    assert fast.receipt["counts"]["bytes_up"] == slow.receipt["counts"]["bytes_up"]
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"aggregator": "fedavg"}, "aggregator and peers exclude each other"),
+        ({"aggregator": "fedavg"}, "aggregator: and peers exclude each other"),
         ({"peers": "gosip"}, "there is no peers 'gosip' here; did you mean gossip"),
-        ({"peers": {"gossip": {}}}, "peers.gossip.mixing: is missing"),
         ({"peers": {"gossip": {"mixing": PULL, "merge": "last"}}, "until": {"time": "1 h"}}, "set until.versions"),
         ({"network": "star", "peers": "dpsgd"}, "no links between clients; name another graph"),
         ({"network": {"ring": {"nodes": 5}}}, "5 nodes for 8 peers"),
@@ -124,8 +123,7 @@ def test_half_the_capacity_costs_time_and_changes_no_number(tmp_path) -> None:
 )  # fmt: skip
 def test_what_does_not_fit_is_one_line(changes, words) -> None:
     with pytest.raises(ScenarioError, match=words) as error:
-        for only in scenario.read(DIGITS | {"peers": "local"} | changes):
-            experiment.assemble(only)
+        experiment.assemble(*scenario.read(DIGITS | {"peers": "local"} | changes))
     assert len(str(error.value).splitlines()) == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 
 import networkx as nx
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from fedsim.errors import ScenarioError
 from fedsim.mixing import GRAPHS, MERGE, MIXING, Mixing, graphs
 from fedsim.mixing.drawn import DirectedPull, Epidemic, Matching
+from fedsim.mixing.finite import Base, OnePeerExponential
 from fedsim.mixing.fixed import Average, Metropolis, Nobody, Uniform, Weights
 from fedsim.mixing.graphs import Overlay
 from fedsim.mixing.merging import Every, Last, Merge, Never, Truncate, Window
@@ -80,13 +82,17 @@ MIXINGS: dict[str, Callable[[int, int], Mixing]] = {
     "matching of some on a graph": lambda m, seed: Matching(clients=m, seed=seed, share=0.3, graph=overlay("grid", m)),
     "epidemic": lambda m, seed: Epidemic(clients=m, seed=seed, partners=3),
     "epidemic with an oracle": lambda m, seed: Epidemic(clients=m, seed=seed, partners=2, oracle=True),
+    "one_peer_exponential": lambda m, seed: OnePeerExponential(clients=m),
+    "base": lambda m, seed: Base(clients=m),
+    "base of three neighbours": lambda m, seed: Base(clients=m, degree=3),
 }  # fmt: skip
 IMPOSSIBLE = {("epidemic", 1), ("epidemic", 2), ("epidemic", 3),
               ("epidemic with an oracle", 1), ("epidemic with an oracle", 2)}  # fmt: skip
 EACH = [(name, m) for name in MIXINGS for m in SIZES if (name, m) not in IMPOSSIBLE]
 EVERY = pytest.mark.parametrize(("name", "clients"), EACH)
-STILL = ("metropolis", "uniform", "weights", "none", "average")
-DOUBLY = {"metropolis", "matching", "average", "none", "weights"}
+DRAWN = {"directed_pull", "matching", "epidemic"}
+PERIODIC = {"one_peer_exponential", "base"}
+DOUBLY = {"metropolis", "matching", "average", "none", "weights", *PERIODIC}
 
 
 def matrix(mixing: Mixing, number: int = 0) -> np.ndarray:
@@ -149,11 +155,10 @@ def test_a_seed_and_a_round_are_the_address_of_a_matrix(name, clients) -> None:
     rounds = range(40)
     backwards = [asked.rows(number) for number in reversed(rounds)][::-1]
     assert backwards == [fresh.rows(number) for number in rounds]
-    if name.split()[0] in STILL:
-        assert all(rows == backwards[0] for rows in backwards)
-    elif clients > 5:  # among fewer there may be but one way
-        assert len({repr(rows) for rows in backwards}) > 1
-        assert backwards != [other.rows(number) for number in rounds]
+    if clients > 5:  # among fewer there may be but one way
+        kind = name.split()[0]
+        assert (backwards != [other.rows(number) for number in rounds]) == (kind in DRAWN)
+        assert any(rows != backwards[0] for rows in backwards) == (kind in DRAWN | PERIODIC)
 
 
 @EVERY
@@ -372,13 +377,75 @@ def test_epidemic_hears_everybody_equally_often(oracle) -> None:
     assert heard == pytest.approx(expected, abs=seldom(0.5))
 
 
-def test_el_oracle_contracts_as_its_lemma_says() -> None:
-    """lambda_2(E[W'W]) = (1 - s / (m - 1)) / (s + 1) for random s-regular digraphs in which all peers are alike."""
+def test_el_oracle_contracts_as_every_random_regular_digraph() -> None:
+    """All peers are alike, so E[W'W], of trace m / (s + 1), has one eigenvalue besides 1, m - 1 times."""
     mixing = Epidemic(clients=6, seed=1, partners=2, oracle=True)
     models = np.random.default_rng(0).normal(size=(6, 3))
     after = np.array([spread(matrix(mixing, number) @ models) for number in range(ROUNDS)])
-    expected = (1 - 2 / 5) / 3 * spread(models)
+    expected = (6 / 3 - 1) / 5 * spread(models)
     assert after.mean() == pytest.approx(expected, abs=5 * after.std() / math.sqrt(ROUNDS))
+
+
+# Mixings that average exactly in the end ------------------------------------------------------------------------------
+
+
+def product(mixing: OnePeerExponential | Base, start: int = 0) -> np.ndarray:
+    """W(start + period - 1) ... W(start)."""
+    whole = np.eye(mixing.clients)
+    for number in range(start, start + mixing.period):
+        whole = matrix(mixing, number) @ whole
+    return whole
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3, 4])
+@pytest.mark.parametrize("clients", range(1, 41))
+def test_a_period_of_the_base_graph_averages_any_number_of_peers(clients, degree) -> None:
+    mixing = Base(clients=clients, degree=degree)
+    assert product(mixing) == pytest.approx(np.full((clients, clients), 1 / clients), abs=1e-12)
+    for number in range(mixing.period):
+        weights = matrix(mixing, number)
+        assert (np.count_nonzero(weights, axis=1) <= degree + 1).all()
+        assert weights == pytest.approx(weights.T, abs=1e-15)
+        assert (np.diag(weights) > 0).all()
+    assert mixing.rows(mixing.period + 1) == mixing.rows(1)
+    assert mixing.period <= 2 * math.log(clients, degree + 1) + 2
+
+
+@pytest.mark.parametrize(
+    ("clients", "degree", "period"),
+    [(1, 1, 1), (2, 1, 1), (8, 1, 3), (3, 1, 3), (5, 1, 5), (6, 1, 4), (7, 1, 5), (25, 1, 9), (3, 2, 1), (5, 2, 3),
+     (25, 4, 2), (12, 3, 2), (5, 4, 1)],
+)  # fmt: skip
+def test_lengths_of_the_base_graph(clients, degree, period) -> None:
+    """By hand: of 5 = 4 + 1, four take 2 rounds to agree, 1 to meet the fifth, 2 to settle; 6 = 2 * 3 takes 3 for each
+    half, and 1 across."""
+    assert Base(clients=clients, degree=degree).period == period
+
+
+def test_three_peers_in_pairs() -> None:
+    """3 = 2 + 1: the two average; the third takes 2/3 of one of them, which keeps 2/3; the two average again."""
+    pair = [[0.5, 0.5, 0], [0.5, 0.5, 0], [0, 0, 1]]
+    meet = [[1 / 3, 0, 2 / 3], [0, 1, 0], [2 / 3, 0, 1 / 3]]
+    mixing = Base(clients=3)
+    assert [matrix(mixing, number) for number in range(3)] == [
+        pytest.approx(np.array(expected)) for expected in (pair, meet, pair)
+    ]
+
+
+@pytest.mark.parametrize("clients", [1, 2, 4, 8, 16, 32])
+def test_one_peer_exponential_averages_powers_of_two(clients) -> None:
+    mixing = OnePeerExponential(clients=clients)
+    assert mixing.period == max(1, math.ceil(math.log2(clients)))
+    for start in range(3):
+        assert product(mixing, start) == pytest.approx(np.full((clients, clients), 1 / clients), abs=1e-12)
+
+
+def test_one_peer_exponential_does_not_average_others() -> None:
+    mixing = OnePeerExponential(clients=6)
+    assert [mixing.rows(number)[5] for number in range(4)] == [
+        {0: 0.5, 5: 0.5}, {1: 0.5, 5: 0.5}, {3: 0.5, 5: 0.5}, {0: 0.5, 5: 0.5}
+    ]  # fmt: skip
+    assert np.abs(product(mixing) - 1 / 6).max() > 0.05
 
 
 # Graphs -------------------------------------------------------------------------------------------------------------
@@ -481,7 +548,8 @@ def test_a_graph_that_falls_apart_is_refused() -> None:
 
 def dense(merge: Merge, rounds: int) -> list[int]:
     """The rounds that end in a global average."""
-    return [number for number in range(rounds) if merge.dense(number, rounds)]
+    merge = replace(merge, rounds=rounds)
+    return [number for number in range(rounds) if merge.dense(number)]
 
 
 @pytest.mark.parametrize(
@@ -490,8 +558,8 @@ def dense(merge: Merge, rounds: int) -> list[int]:
         (Never(), 10, []),
         (Last(), 10, [9]),
         (Last(), 1, [0]),
-        (Every(rounds=3), 10, [2, 5, 8]),
-        (Every(rounds=1), 3, [0, 1, 2]),
+        (Every(period=3), 10, [2, 5, 8]),
+        (Every(period=1), 3, [0, 1, 2]),
         (Truncate(start=0.8), 10, [7, 8, 9]),
         (Truncate(start=0.997), 300, [299]),
         (Truncate(start=0.0), 4, [0, 1, 2, 3]),
@@ -523,18 +591,17 @@ def test_a_window_has_its_share_of_the_rounds_and_never_the_last(start, share) -
 @pytest.mark.parametrize("merge", [Last(), Window(start=0.5, share=0.1), Truncate(start=0.5)])
 def test_schedules_of_the_whole_run_need_its_length(merge) -> None:
     with pytest.raises(ScenarioError, match=r"merge: .* set until\.versions"):
-        merge.dense(3, None)
+        merge.dense(3)
 
 
 def test_schedules_without_end_do_not() -> None:
-    assert not Never().dense(3, None)
-    assert [Every(rounds=2).dense(number, None) for number in range(4)] == [False, True, False, True]
+    assert not Never().dense(3)
+    assert [Every(period=2).dense(number) for number in range(4)] == [False, True, False, True]
 
 
 def test_every_schedule_is_in_the_family() -> None:
-    assert {type(merge) for merge in (Never(), Last(), Every(1), Truncate(0.5), Window(0.5, 0.1))} == set(
-        MERGE.values()
-    )
+    shown = Never(), Last(), Every(period=1), Truncate(start=0.5), Window(start=0.5, share=0.1)
+    assert {type(merge) for merge in shown} == set(MERGE.values())
 
 
 # In a scenario ------------------------------------------------------------------------------------------------------
@@ -556,5 +623,5 @@ def test_a_scenario_names_a_mixing_and_its_graph() -> None:
     assert pull.rows(5) == DirectedPull(clients=8, seed=3, partners=0.2).rows(5)
     met = built("mixing", {"matching": {"graph": "ring", "share": 0.5}}, **everything)
     assert met == Matching(clients=8, seed=3, share=0.5, graph=graphs.Ring(clients=8))
-    assert built("merge", {"window": {"start": 0.9, "share": 0.1}}) == Window(0.9, 0.1)
+    assert built("merge", {"window": {"start": 0.9, "share": 0.1}}) == Window(start=0.9, share=0.1)
     assert built("mixing", {"weights": {"matrix": np.eye(8).tolist()}}, **everything).rows(0)[2] == {2: 1.0}

@@ -112,8 +112,8 @@ TREE = graphs.BinaryTree(clients=PEERS_)
 ALGORITHMS = {
     "local": Local(),
     "gossip": Gossip(mixing=PULL, merge=Never()),
-    "merged": Gossip(mixing=PULL, merge=Last(), collective=collectives.Ring()),
-    "matching": Gossip(mixing=MATCHING, merge=Every(rounds=2), collective=collectives.Tree()),
+    "merged": Gossip(mixing=PULL, merge=Last(rounds=5), collective=collectives.Ring()),
+    "matching": Gossip(mixing=MATCHING, merge=Every(period=2), collective=collectives.Tree()),
     "dpsgd": DPSGD(mixing=ring()),
     "adpsgd": ADPSGD(graph=graphs.Ring(clients=PEERS_), seed=1),
     "sgp": SGP(mixing=PULL),
@@ -281,7 +281,7 @@ def test_without_gossip_everybody_is_alone() -> None:
 def test_a_global_merge_leaves_no_distance_and_costs_what_it_costs(collective) -> None:
     before = models(ran(Gossip(mixing=PULL, merge=Never()), Until(versions=4)))
     x = before - LR * gradients(before, 4)
-    done = ran(Gossip(mixing=PULL, merge=Last(), collective=collective()))
+    done = ran(Gossip(mixing=PULL, merge=Last(rounds=5), collective=collective()))
     assert len({row.tobytes() for row in models(done)}) == 1
     np.testing.assert_allclose(models(done)[0], x.mean(axis=0), rtol=1e-12)
     pulls = sum(len(row) - 1 for t in range(4) for row in PULL.rows(t))
@@ -291,7 +291,7 @@ def test_a_global_merge_leaves_no_distance_and_costs_what_it_costs(collective) -
 
 
 def test_the_way_of_merging_changes_time_and_bytes_but_no_number() -> None:
-    ways = [ran(Gossip(mixing=PULL, merge=Every(rounds=2), collective=way()), seconds=(0.5, 1.0, 2.0, 1.0, 0.1, 1.0))
+    ways = [ran(Gossip(mixing=PULL, merge=Every(period=2), collective=way()), seconds=(0.5, 1.0, 2.0, 1.0, 0.1, 1.0))
             for way in (collectives.Ring, collectives.Tree, collectives.Direct)]  # fmt: skip
     assert len({models(done).tobytes() for done in ways}) == 1
 
@@ -302,7 +302,7 @@ def test_a_window_of_merges() -> None:
     for t in range(5):
         w = np.full((PEERS_, PEERS_), 1 / PEERS_) if t in (1, 2) else dense(PULL.rows(t))
         x = w @ (x - LR * gradients(x, t))
-    done = ran(Gossip(mixing=PULL, merge=Window(start=0.4, share=0.4), collective=collectives.Tree()))
+    done = ran(Gossip(mixing=PULL, merge=Window(rounds=5, start=0.4, share=0.4), collective=collectives.Tree()))
     np.testing.assert_allclose(models(done), x, rtol=1e-12)
 
 
@@ -391,7 +391,7 @@ def test_training_and_exchange_overlap_in_dpsgd_and_not_in_gossip() -> None:
 def test_a_ring_all_reduce_in_virtual_time() -> None:
     """Three peers on links of 1000 bytes per second each way: 4 steps of a third of 1000 bytes and 0.1 s latency."""
     graph = nx.DiGraph([(i, j, {"capacity": 1000.0, "latency": 0.1}) for i in range(3) for j in range(3) if i != j])
-    merge = Gossip(mixing=Average(clients=3), merge=Last(), collective=collectives.Ring())
+    merge = Gossip(mixing=Average(clients=3), merge=Last(rounds=1), collective=collectives.Ring())
     done = ran(merge, Until(versions=1), seconds=(1.0, 1.0, 1.0), graph=graph)
     assert max(ends(done)) == pytest.approx(1 + 4 * (0.1 + 334 / 1000), abs=2e-6)
     assert done.progress.up == 4 * NBYTES

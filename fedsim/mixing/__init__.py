@@ -10,7 +10,7 @@ A mixing gives a row-stochastic matrix for each round, as one mapping for each p
 
 from collections.abc import Callable
 
-from fedsim.mixing import drawn, fixed, graphs, merging
+from fedsim.mixing import drawn, finite, fixed, graphs, merging
 from fedsim.mixing.graphs import Overlay
 from fedsim.mixing.merging import Merge
 from fedsim.mixing.mixing import Mixing, Row
@@ -40,6 +40,8 @@ MIXING: dict[str, Callable[..., Mixing]] = {
     "directed_pull": drawn.DirectedPull,
     "matching": drawn.Matching,
     "epidemic": drawn.Epidemic,
+    "one_peer_exponential": finite.OnePeerExponential,
+    "base": finite.Base,
 }
 """What a scenario can name under `mixing`."""
 

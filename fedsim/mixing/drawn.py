@@ -66,13 +66,13 @@ class DirectedPull(Drawn):
 class Matching(Drawn):
     """Peers meet in pairs, and each pair averages; whoever meets nobody keeps what it has.
 
-    The matrix is symmetric, so it is doubly stochastic: the mean of all peers stays. Without a graph all matchings are
-    equally likely (as in randomized gossip: Boyd, Ghosh, Prabhakar and Shah, 2006); with a graph its links are taken in
-    random order, as long as both ends are free.
+    Randomized gossip (Boyd, Ghosh, Prabhakar and Shah, 2006), but with many pairs at once. The matrix is symmetric, so
+    it is doubly stochastic: the mean of all peers stays. Without a graph all matchings are equally likely; with a graph
+    its links are taken in random order, as long as both ends are free.
     """
 
     share: Probability = 1.0
-    """Of the peers, how many meet somebody, in expectation; fewer where the matching has fewer pairs."""
+    """How many of the peers meet somebody, in expectation; fewer where the matching has fewer pairs."""
     graph: Overlay | None = None
     """Only neighbours meet. None: anybody."""
 
@@ -120,7 +120,9 @@ class Epidemic(Drawn):
     """
 
     partners: Annotated[int, Field(ge=1)]
+    """s, how many others each sends to."""
     oracle: bool = False
+    """Each also hears as many."""
 
     def __post_init__(self) -> None:
         if self.partners >= self.clients:

@@ -13,47 +13,55 @@ from fedsim.errors import ScenarioError
 from fedsim.units import Probability
 
 
+@dataclass(frozen=True, kw_only=True)
 class Merge(ABC):
     """A schedule of global averages over the rounds 0, 1, ..."""
 
+    rounds: int | None = None
+    """How many there are, if the run knows; it says so."""
+
     @abstractmethod
-    def dense(self, round: int, rounds: int | None) -> bool:
-        """Whether this round ends in the average of everybody; `rounds` is how many there are, if that is known.
+    def dense(self, round: int) -> bool:
+        """Whether this round ends in the average of everybody. ScenarioError if `rounds` has to be known and is not."""
 
-        ScenarioError if the schedule has to know it.
-        """
+    def progress(self, round: int) -> Fraction:
+        """How much of the run is over after a round. ScenarioError if nobody knows how many rounds there are."""
+        if self.rounds is None:
+            raise ScenarioError("merge: this schedule needs a run whose number of rounds is known: set until.versions")
+        return Fraction(round + 1, self.rounds)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Never(Merge):
     """Gossip only."""
 
-    def dense(self, round: int, rounds: int | None) -> bool:
+    def dense(self, round: int) -> bool:
         """In no round."""
         return False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Every(Merge):
-    """Every so many rounds: Gossip-PGA (Chen et al., ICML 2021), whose period is `rounds`."""
+    """Every so many rounds, as in Gossip-PGA (Chen et al., ICML 2021)."""
 
-    rounds: Annotated[int, Field(ge=1)]
+    period: Annotated[int, Field(ge=1)]
+    """From one global average to the next."""
 
-    def dense(self, round: int, rounds: int | None) -> bool:
+    def dense(self, round: int) -> bool:
         """At the end of each period."""
-        return (round + 1) % self.rounds == 0
+        return (round + 1) % self.period == 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Last(Merge):
     """Only the last round: the single global merge of Zhu et al. (ICLR 2026)."""
 
-    def dense(self, round: int, rounds: int | None) -> bool:
+    def dense(self, round: int) -> bool:
         """In the last round."""
-        return progress(round, rounds) == 1
+        return self.progress(round) == 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Window(Merge):
     """In part of the run: from progress `start` on, for this share of the run, whose end does not count.
 
@@ -64,14 +72,16 @@ class Window(Merge):
     """
 
     start: Probability
+    """The progress from which on rounds are dense."""
     share: Probability
+    """How much of the run it lasts."""
 
-    def dense(self, round: int, rounds: int | None) -> bool:
+    def dense(self, round: int) -> bool:
         """While the progress is in [start, start + share)."""
-        return written(self.start) <= progress(round, rounds) < written(self.start) + written(self.share)
+        return written(self.start) <= self.progress(round) < written(self.start) + written(self.share)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Truncate(Merge):
     """From progress `start` on until the end: gossip first, then an all-reduce in every round (Zhu et al., ICLR 2026).
 
@@ -79,17 +89,11 @@ class Truncate(Merge):
     """
 
     start: Probability
+    """The progress from which on rounds are dense."""
 
-    def dense(self, round: int, rounds: int | None) -> bool:
+    def dense(self, round: int) -> bool:
         """Once the progress is `start` or more."""
-        return progress(round, rounds) >= written(self.start)
-
-
-def progress(round: int, rounds: int | None) -> Fraction:
-    """How much of the run is over after a round. ScenarioError if nobody knows how many rounds there are."""
-    if rounds is None:
-        raise ScenarioError("merge: this schedule needs a run whose number of rounds is known: set until.versions")
-    return Fraction(round + 1, rounds)
+        return self.progress(round) >= written(self.start)
 
 
 def written(share: float) -> Fraction:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fedsim.peers.exchange import Exchange
+from fedsim.peers.exchange import Mixes
 
 if TYPE_CHECKING:
     from fedsim.node import Node
@@ -14,18 +13,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPSGD:
+class DPSGD(Mixes):
     """x_i <- sum_j W_ij x_j - lr g_i(x_i): Lian et al., NeurIPS 2017, Algorithm 1.
 
     The gradient is that of the model before mixing, so training and exchange take place at the same time.
     """
-
-    mixing: Any = "metropolis"
-
-    @cached_property
-    def exchange(self) -> Exchange:
-        """Of models, by `mixing`."""
-        return Exchange(self.mixing)
 
     def run(self, node: Node) -> Steps:
         """One peer."""

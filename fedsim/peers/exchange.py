@@ -7,7 +7,8 @@ verb are the node's (`params`, `memory`, `post`), so that a run can be taken up 
 from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -63,6 +64,22 @@ class Exchange:
         """Tell, and gather."""
         self.tell(node, round, *vectors, subject=subject)
         return (yield from self.gather(node, round, subject))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixes:
+    """What has a mixing matrix for each round."""
+
+    mixing: Any = "metropolis"
+    """A `fedsim.mixing.Mixing`; a scenario that names none means the Metropolis weights of the network's links."""
+
+    def __post_init__(self) -> None:
+        self.exchange.at(0)  # what cannot be mixed is refused before anything runs
+
+    @cached_property
+    def exchange(self) -> Exchange:
+        """Of what is mixed, by `mixing`."""
+        return Exchange(self.mixing)
 
 
 def zeros(node: Node) -> Tensor:

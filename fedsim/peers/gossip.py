@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
@@ -11,7 +10,7 @@ from pydantic import Field
 from fedsim.mixing.drawn import Epidemic
 from fedsim.mixing.merging import Every, Never
 from fedsim.peers.collectives import Ring
-from fedsim.peers.exchange import Exchange
+from fedsim.peers.exchange import Mixes
 
 if TYPE_CHECKING:
     from fedsim.node import Node
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gossip:
+class Gossip(Mixes):
     """Local steps, then x_i <- sum_j W_ij x_j, or the mean of all where `merge` says so.
 
     Zhu et al., "On the Surprising Effectiveness of a Single Global Merging in Decentralized Learning" (ICLR 2026), is
@@ -27,21 +26,19 @@ class Gossip:
     nobody else. What is pulled is sent as soon as it is there: both ends know the draw, so nobody asks for it.
     """
 
-    mixing: Any
     merge: Any = Never()
     collective: Any = Ring()
 
-    @cached_property
-    def exchange(self) -> Exchange:
-        """Of models, by `mixing`."""
-        return Exchange(self.mixing)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.merge.dense(0)  # a schedule that does not know enough is refused before anything runs
 
     def run(self, node: Node) -> Steps:
         """One peer."""
         for round in node.rounds():
             pending = yield from node.train()
             node.params = node.params + pending.result().delta
-            if self.merge.dense(round, node.limit):
+            if self.merge.dense(round):
                 node.params = yield from self.collective.mean(node, round)
             else:
                 [node.params] = yield from self.exchange.mix(node, round, node.params)
@@ -60,7 +57,7 @@ class Local:
 
 def gossip_pga(mixing: Any, period: int = 48, collective: Any = Ring()) -> Gossip:
     """Gossip-PGA (Chen et al., ICML 2021): gossip, and every `period` rounds the mean of all."""
-    return Gossip(mixing=mixing, merge=Every(rounds=period), collective=collective)
+    return Gossip(mixing=mixing, merge=Every(period=period), collective=collective)
 
 
 def epidemic(clients: int, seed: int, partners: Annotated[int, Field(ge=1)] = 1, oracle: bool = False) -> Gossip:

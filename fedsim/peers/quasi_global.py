@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from fedsim.peers.exchange import Exchange, zeros
+from fedsim.peers.exchange import Mixes, zeros
 
 if TYPE_CHECKING:
     from fedsim.node import Node
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QGDSGDm:
+class QGDSGDm(Mixes):
     """Quasi-global momentum: Lin et al., ICML 2021, Algorithm 1.
 
     x_half = x - lr (g + beta m), x' = W x_half, m <- mu m + (1 - mu) (x - x') / lr. Here m is kept in units of x, that
@@ -24,14 +23,8 @@ class QGDSGDm:
     After more steps the momentum is added once, at their end.
     """
 
-    mixing: Any = "metropolis"
     beta: Annotated[float, Field(ge=0, lt=1)] = 0.9
     mu: Annotated[float, Field(ge=0, lt=1)] = 0.9
-
-    @cached_property
-    def exchange(self) -> Exchange:
-        """Of models, by `mixing`."""
-        return Exchange(self.mixing)
 
     def run(self, node: Node) -> Steps:
         """One peer."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from fedsim.peers.exchange import Exchange
+from fedsim.peers.exchange import Mixes
 from fedsim.vector import total
 
 if TYPE_CHECKING:
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SGP:
+class SGP(Mixes):
     """Push-sum with local steps: Assran et al., ICML 2019, Algorithm 1.
 
     Each sends equal parts of its x and its weight w, which starts at 1, to all who hear it and to itself (a
@@ -23,11 +22,6 @@ class SGP:
     """
 
     mixing: Any = "one_peer_exponential"
-
-    @cached_property
-    def exchange(self) -> Exchange:
-        """Who hears whom."""
-        return Exchange(self.mixing)
 
     def run(self, node: Node) -> Steps:
         """One peer; `node.params` is z."""

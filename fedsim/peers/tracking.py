@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -14,7 +14,7 @@ from torch import Tensor
 from fedsim.drift import Offset
 from fedsim.errors import ScenarioError
 from fedsim.mixing.mixing import matrix
-from fedsim.peers.exchange import Exchange, Mixed, zeros
+from fedsim.peers.exchange import Mixed, Mixes, zeros
 
 if TYPE_CHECKING:
     from fedsim.node import Node
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientTracking:
+class GradientTracking(Mixes):
     """x <- W (x - lr y), y <- W y + g' - g (Di Lorenzo & Scutari, 2016), in the form that allows local steps.
 
     K-GT (Liu et al., 2024): each local step moves along the gradient plus c, and c <- (W y) - g with y = g + c, where g
@@ -30,13 +30,6 @@ class GradientTracking:
     """
 
     drift: ClassVar[Offset] = Offset()
-
-    mixing: Any = "metropolis"
-
-    @cached_property
-    def exchange(self) -> Exchange:
-        """Of models and trackers, by `mixing`."""
-        return Exchange(self.mixing)
 
     def run(self, node: Node) -> Steps:
         """One peer."""
@@ -75,7 +68,8 @@ class DeTAG(GradientTracking):
         return (1 - root) / (1 + root)
 
     def __post_init__(self) -> None:
-        _ = self.eta  # refused before anything runs
+        super().__post_init__()
+        _ = self.eta  # which not every W has
 
     def mix(self, node: Node, round: int, half: Tensor) -> Mixed:
         """The accelerated gossip of x - lr y and of y = g + c."""
