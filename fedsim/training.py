@@ -125,7 +125,7 @@ class Trainer:
         own = torch.zeros(*rows.shape, *self.y.shape[1:], dtype=self.y.dtype) if self.parts.labels else None
         for k, task in enumerate(tasks):
             visits = batches(self.seed, task, held[k], self.batch)
-            rows[: task.steps, k] = torch.from_numpy(self.parts.indices[task.client][visits])
+            rows[: task.steps, k] = torch.from_numpy(self.parts.held(task.client, task.ordinal)[visits])
             if own is not None and self.parts.labels:
                 own[: task.steps, k] = torch.from_numpy(self.parts.labels[task.client][visits])
         rows = rows.to(self.x.device)
