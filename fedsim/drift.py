@@ -81,14 +81,14 @@ class ControlVariates:
     keeps: ClassVar[bool] = True
 
     def correction(self, tasks: Sequence[LocalTask], layout: Layout) -> Correction:
-        """For clients that start now; `task.sent` is c, `task.kept` is c_i (zero at first)."""
+        """For clients that start now; `task.sent` is c, `task.kept.drift` is c_i (zero at first)."""
         return _Variates(tasks, layout)
 
 
 class _Variates:
     def __init__(self, tasks: Sequence[LocalTask], layout: Layout):
         zero = torch.zeros_like(tasks[0].params)
-        self.own = torch.stack([zero if task.kept is None else task.kept for task in tasks])
+        self.own = torch.stack([zero if task.kept.drift is None else task.kept.drift for task in tasks])
         shared = torch.stack([zero if task.sent is None else task.sent for task in tasks])
         self.sum = torch.zeros_like(self.own)
         self.offset, self.sums = layout.unflatten(shared - self.own), layout.unflatten(self.sum)

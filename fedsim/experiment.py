@@ -149,8 +149,7 @@ class Stage:
     def aggregator(self, roster: Roster, *path: str) -> Aggregator:
         """The algorithm that stands at this path of the scenario."""
         params = torch.zeros(0) if self.timing_only else self.experiment.params
-        momentum = getattr(self.experiment.trainer.optimizer, "momentum", None)
-        given = {"params": params, "roster": roster, "local_momentum": momentum}
+        given = {"params": params, "roster": roster, "local_momentum": self.experiment.trainer.momentum}
         return self.experiment.arm.build(given, *path)
 
     @property
@@ -177,7 +176,7 @@ class Stage:
         executor = Null(LocalResult(nothing, 0.0, extra=nothing)) if self.timing_only else experiment.arm.build(
             {"train": partial(experiment.trainer, drift=aggregator.drift), "worth": experiment.trainer.cohort,
              "row_bytes": 4 * experiment.layout.size, "synchronous": aggregator.synchronous}, "executor")  # fmt: skip
-        return Simulation(experiment.fleet, experiment.graph, executor, self.trace)
+        return Simulation(experiment.fleet, experiment.graph, executor, self.trace, experiment.trainer.keeps)
 
 
 def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | None = None) -> Experiment:
@@ -208,7 +207,11 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     model, params = initial_params(lambda: arm.build(given, "model"), seed)
     layout = Layout.of(model)
     local = arm.build({}, "local")
-    trainer = Trainer(model, dataset.x, dataset.y, parts, local.batch, local.optimizer, seed)
+    kept = local.optimizer_state == "kept"
+    try:
+        trainer = Trainer(model, dataset.x, dataset.y, parts, local.batch, local.optimizer, seed, keeps=kept)
+    except ValueError as error:
+        raise ScenarioError(f"{arm.place(('local', 'optimizer_state'))}: local.optimizer_state: {error}") from None
     work = _workload(local, parts.sizes, training_flops(model, dataset.x[:1]), 4 * layout.size)
     fleet = Fleet(
         devices=arm.build(given, "fleet", "devices").draw(clients, seed),
