@@ -77,7 +77,8 @@ class Cell:
 
     def __post_init__(self) -> None:
         self.clock, self.trace, self.fleet = self.world.clock, self.world.trace, self.world.fleet
-        self.keeps = self.aggregator.drift is not None and self.aggregator.drift.keeps
+        drift = self.aggregator.drift
+        self.keeps = self.world.keeps or (drift is not None and drift.keeps)
 
     # The server -----------------------------------------------------------------------------------------------------
 

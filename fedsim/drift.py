@@ -15,6 +15,9 @@ from torch import Tensor
 from fedsim.vector import Layout
 from fedsim.work import LocalTask
 
+Left = tuple[Tensor | None, Tensor] | None
+"""What stays with each client and what goes up beside its update, (K, P) each; None if nothing does."""
+
 
 class Correction(Protocol):
     """Of the gradients of K clients that train together."""
@@ -26,8 +29,8 @@ class Correction(Protocol):
         """
         ...
 
-    def finish(self, tasks: Sequence[LocalTask]) -> tuple[Tensor | None, Tensor] | None:
-        """What stays with each client and what goes up beside its update, (K, P) each; None if nothing does."""
+    def finish(self, tasks: Sequence[LocalTask]) -> Left:
+        """What is left when all have trained."""
         ...
 
 
@@ -116,7 +119,7 @@ class ControlVariates:
     keeps: ClassVar[bool] = True
 
     def correction(self, tasks: Sequence[LocalTask], layout: Layout) -> Correction:
-        """For clients that start now; `task.sent` is c, `task.kept` is c_i (zero at first)."""
+        """For clients that start now; `task.sent` is c, `task.kept.drift` is c_i (zero at first)."""
         return _Variates(tasks, layout)
 
 
@@ -124,7 +127,7 @@ class _Variates(_Offset):
     def __init__(self, tasks: Sequence[LocalTask], layout: Layout):
         super().__init__(tasks, layout)
         zero = torch.zeros_like(tasks[0].params)
-        self.own = torch.stack([zero if task.kept is None else task.kept for task in tasks])
+        self.own = torch.stack([zero if task.kept.drift is None else task.kept.drift for task in tasks])
         for name, own in layout.unflatten(self.own).items():
             self.offset[name] = self.offset[name] - own
 

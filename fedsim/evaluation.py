@@ -61,7 +61,8 @@ class Evaluator:
         layout: where they lie in the flat vector.
         dataset: what to measure on.
         parts: the clients' shares of it.
-        train: measure each client's training examples too, under the labels that it sees: the objective itself.
+        train: measure each client's training examples too, under the labels that it sees: the objective itself. Where
+            they are drawn anew for each training, the first draw.
         clients: show what the means are taken of, and their standard deviations, weighted alike.
         chunk: examples computed at once.
 

@@ -117,7 +117,11 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     model, params = initial_params(lambda: arm.build(given, "model"), seed)
     layout = Layout.of(model)
     local = arm.build({}, "local")
-    trainer = Trainer(model, dataset.x, dataset.y, parts, local.batch, local.optimizer, seed)
+    kept = local.optimizer_state == "kept"
+    try:
+        trainer = Trainer(model, dataset.x, dataset.y, parts, local.batch, local.optimizer, seed, keeps=kept)
+    except ValueError as error:
+        raise ScenarioError(f"{arm.place(('local', 'optimizer_state'))}: local.optimizer_state: {error}") from None
     work = _workload(local, parts.sizes, training_flops(model, dataset.x[:1]), 4 * layout.size)
     fleet = Fleet(
         devices=arm.build(given, "fleet", "devices").draw(clients, seed),

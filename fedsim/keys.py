@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -34,6 +34,8 @@ class Local:
     steps: Count | None = None
     epochs: Count | None = None
     batch: Count = 32
+    optimizer_state: Literal["fresh", "kept"] = "fresh"
+    """Momentum, moments and counts of steps: `fresh` at each training, or `kept` by the client from its last one."""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):

@@ -251,6 +251,8 @@ class Simulation:
     graph: nx.Graph
     executor: Executor
     trace: Trace
+    keeps: bool = False
+    """Whether each local training goes on from what the client's last one has left, whatever the algorithm."""
 
     def __post_init__(self) -> None:
         self.clock = Clock()

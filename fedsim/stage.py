@@ -129,8 +129,7 @@ class Stage:
     def aggregator(self, roster: Roster, *path: str) -> Aggregator:
         """The algorithm that stands at this path of the scenario."""
         params = torch.zeros(0) if self.timing_only else self.experiment.params
-        momentum = getattr(self.experiment.trainer.optimizer, "momentum", None)
-        given = {"params": params, "roster": roster, "local_momentum": momentum}
+        given = {"params": params, "roster": roster, "local_momentum": self.experiment.trainer.momentum}
         return self.experiment.arm.build(given, *path)
 
     @property
@@ -157,4 +156,4 @@ class Stage:
         executor = Null(LocalResult(nothing, 0.0, extra=nothing)) if self.timing_only else experiment.arm.build(
             {"train": partial(experiment.trainer, drift=drift), "worth": experiment.trainer.cohort,
              "row_bytes": 4 * experiment.layout.size, "synchronous": synchronous}, "executor")  # fmt: skip
-        return Simulation(experiment.fleet, experiment.graph, executor, self.trace)
+        return Simulation(experiment.fleet, experiment.graph, executor, self.trace, experiment.trainer.keeps)

@@ -14,12 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from fedsim.work import LocalResult, Update
+from fedsim.work import ClientState, LocalResult, Update
 
 Facts = Any
 """Plain data, in which {"tensor": name} stands for a tensor; every other mapping names the kind of its one value."""
 
-RECORDS = {"Update": Update, "LocalResult": LocalResult}
+RECORDS = {"Update": Update, "LocalResult": LocalResult, "ClientState": ClientState}
 """What is constructed anew; all other objects are filled where they stand, by their `__setstate__` if they have one."""
 
 CONTAINERS: dict[str, Callable[[list[Any]], Any]] = {"list": list, "tuple": tuple, "set": set, "dict": dict}

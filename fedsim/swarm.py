@@ -35,8 +35,6 @@ class Swarm:
     progress: Progress
     start: Tensor
     """Everybody's first model, flat (P,)."""
-    keeps: bool = False
-    """Whether a peer's training depends on what its last one has left."""
     version: int = field(default=0, init=False)
     done: Counter[int] = field(default_factory=Counter, init=False)
     """How many peers have done so many rounds."""
@@ -45,10 +43,12 @@ class Swarm:
         self.trace, self.clock = self.world.trace, self.world.clock
         self.progress.patience = maxsize
         limit, peers = self.progress.until.versions, len(self.world.fleet.devices)
+        drift = getattr(self.algorithm, "drift", None)
+        keeps = self.world.keeps or (drift is not None and drift.keeps)
         everybody: dict[int, Node] = {}
         for name in range(peers):
             everybody[name] = Node(
-                name, peers, self.world, self.work, self.progress, self.start, limit, self.keeps, self.count,
+                name, peers, self.world, self.work, self.progress, self.start, limit, keeps, self.count,
                 neighbours=everybody,
             )  # fmt: skip
         self.nodes = list(everybody.values())

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedsim.drift import Drift
+from fedsim.drift import Drift, Left
 from fedsim.gradients import choose
 from fedsim.models import check_trainable
+from fedsim.optimizers.memory import Memory, StackMemory, check_memory, likeness
 from fedsim.rng import stream
 from fedsim.vector import Layout
-from fedsim.work import LocalResult, LocalTask
+from fedsim.work import ClientState, LocalResult, LocalTask
 
 if TYPE_CHECKING:
     from fedsim.data.partitions import Parts
@@ -54,14 +55,16 @@ class Trainer:
         optimizer: makes a fresh optimizer for each stack; `stackable` False on it trains clients one at a time.
         seed: names the batches together with client and ordinal.
         cohort: stack no more clients than this; None: as many as was measured to be worth it (`gradients.choose`).
+        keeps: let each client's optimizer go on from where its last training (`task.kept`) has left it.
 
     Raises:
-        ValueError: a model with BatchNorm or Dropout.
+        ValueError: a model with BatchNorm or Dropout; an optimizer whose memory cannot be kept, if it has to be.
     """
 
     def __init__(
         self, model: nn.Module, x: Tensor, y: Tensor, parts: Parts, batch: int,
         optimizer: Callable[[list[Tensor]], Optimizer], seed: int, cohort: int | None = None,
+        keeps: bool = False,
     ) -> None:  # fmt: skip
         check_trainable(model)
         self.x, self.y, self.parts, self.batch, self.optimizer, self.seed = x, y, parts, batch, optimizer, seed
@@ -69,6 +72,15 @@ class Trainer:
         self.gradients, worth = choose(model, self.layout.size, batch, x.device)
         self.stackable = getattr(optimizer, "stackable", True)
         self.cohort = min(cohort or worth, worth) if self.stackable else 1
+        self.keeps = keeps
+        if keeps:
+            check_memory(optimizer, self.layout, self.stackable)
+
+    @property
+    def momentum(self) -> float | None:
+        """Of plain SGD that starts afresh each time; None: what clients do is not so simple."""
+        momentum = getattr(self.optimizer, "momentum", None)
+        return None if self.keeps and momentum else momentum
 
     def __call__(self, tasks: Sequence[LocalTask], drift: Drift | None = None) -> list[LocalResult]:
         """Their results, in the same order; `drift` is what they add to their gradients.
@@ -81,14 +93,17 @@ class Trainer:
         return [results[place] for place in range(len(tasks))]
 
     def _stacks(self, tasks: Sequence[LocalTask]) -> Iterator[list[int]]:
-        """Places of those that train together: they have equal batches; longest first, so the finished are a tail."""
+        """Places of those that train together, in batches of one size and from memories that are alike.
+
+        Longest first, so that the finished are a tail.
+        """
         alike = defaultdict(list)
         for place in sorted(range(len(tasks)), key=lambda place: -tasks[place].steps):
             held = len(self.parts.indices[tasks[place].client])
             if not held and tasks[place].steps:
                 raise ValueError(f"client {tasks[place].client} has no examples to train on")
-            alike[min(self.batch, held)].append(place)
-        for size, places in alike.items():
+            alike[min(self.batch, held), likeness(tasks[place].kept.optimizer)].append(place)
+        for (size, _), places in alike.items():
             numbers = size * tasks[places[0]].steps * self.y[:1].numel()
             most = min(self.cohort, max(1, VISITS // max(1, numbers)))
             for stack in np.array_split(places, -(-len(places) // most)):
@@ -102,10 +117,14 @@ class Trainer:
         params = {name: tensor.detach() for name, tensor in stack.items()}
         moved = [tensor if self.stackable else tensor[0] for tensor in params.values()]
         optimizer, active = self.optimizer(moved), len(tasks)
+        memory = StackMemory(optimizer, dict(zip(params, moved, strict=True)), self.layout)
+        memory.recall([task.kept.optimizer for task in tasks])
+        remembered: list[Memory] = []
         correction = drift.correction(tasks, self.layout) if drift else None
         for step in range(tasks[0].steps):
             if tasks[active - 1].steps <= step:
-                active = sum(task.steps > step for task in tasks)
+                before, active = active, sum(task.steps > step for task in tasks)
+                remembered = memory.of(slice(active, before)) + remembered if self.keeps else []
                 narrow(optimizer, moved, active)
             x = self.x.index_select(0, rows[step, :active].flatten()).unflatten(0, (active, -1))
             grads, losses[step, :active] = self.gradients(params, x, labels[step, :active])
@@ -115,8 +134,9 @@ class Trainer:
                 tensor.grad = grads.pop(name).reshape(tensor.shape)
             optimizer.step()
             optimizer.zero_grad()  # frees them, so that the next ones are written where they were
+        remembered = memory.of(slice(0, active)) + remembered if self.keeps else [{}] * len(tasks)
         left = correction.finish(tasks) if correction else None
-        return self._results(tasks, self.layout.join(stack), losses.cpu().numpy(), left)
+        return self._results(tasks, self.layout.join(stack), losses.cpu().numpy(), left, remembered)
 
     def _visits(self, tasks: Sequence[LocalTask]) -> tuple[Tensor, Tensor]:
         """Rows of the dataset that each client visits, (steps, K, b), and their labels; the finished visit nothing."""
@@ -125,24 +145,25 @@ class Trainer:
         own = torch.zeros(*rows.shape, *self.y.shape[1:], dtype=self.y.dtype) if self.parts.labels else None
         for k, task in enumerate(tasks):
             visits = batches(self.seed, task, held[k], self.batch)
-            rows[: task.steps, k] = torch.from_numpy(self.parts.indices[task.client][visits])
+            rows[: task.steps, k] = torch.from_numpy(self.parts.held(task.client, task.ordinal)[visits])
             if own is not None and self.parts.labels:
                 own[: task.steps, k] = torch.from_numpy(self.parts.labels[task.client][visits])
         rows = rows.to(self.x.device)
         return rows, self.y[rows] if own is None else own.to(self.x.device)
 
     def _results(self, tasks: Sequence[LocalTask], end: Tensor, losses: np.ndarray,
-                 left: tuple[Tensor | None, Tensor] | None) -> list[LocalResult]:  # fmt: skip
+                 left: Left, remembered: Sequence[Memory]) -> list[LocalResult]:  # fmt: skip
         """From the parameters (K, P) at the end, the losses (steps, K, b) and what a correction left, (K, P) each.
 
-        No result keeps the stack in memory.
+        `remembered` is each client's own; no result keeps the stack in memory.
         """
         results = []
         for k, task in enumerate(tasks):
             seen = losses[: task.steps, k].astype(np.float64, order="C")
             count = max(1, seen.size)
             loss, square_loss = float(seen.sum()) / count, float(np.square(seen).sum()) / count
-            kept, extra = [None if rows is None else rows[k].clone() for rows in left or (None, None)]
+            drift, extra = [None if rows is None else rows[k].clone() for rows in left or (None, None)]
+            kept = ClientState(drift, remembered[k])
             results.append(LocalResult(end[k] - task.params, loss, square_loss, kept, extra))
         return results
 

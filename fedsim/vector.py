@@ -52,7 +52,7 @@ class Layout:
         parts = matrix.split([math.prod(shape) for shape in self.shapes], dim=-1)
         lead = matrix.shape[:-1]
         return {
-            name: part.view(*lead, *shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
+            name: part.view((*lead, *shape)) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
         }
 
 

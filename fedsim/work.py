@@ -15,6 +15,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class ClientState:
+    """What a training leaves with its client, for the next one to go on from."""
+
+    drift: Tensor | None = None
+    """What a correction against drift keeps, flat (P,)."""
+    optimizer: Mapping[str, Tensor | float] = field(default_factory=dict)
+    """What the optimizer remembers, by its own names: flat vectors (P,), and numbers such as a count of steps."""
+
+
+STATELESS = ClientState()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class LocalTask:
     """Everything that one local training may depend on."""
 
@@ -26,8 +39,8 @@ class LocalTask:
     steps: int
     sent: Tensor | None = None
     """What came with the model, flat (P,), if anything did."""
-    kept: Tensor | None = None
-    """What the client's last training has left with it, flat (P,), if anything."""
+    kept: ClientState = STATELESS
+    """What the client's last training has left with it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,8 +53,8 @@ class LocalResult:
     """Mean over all examples seen, each at its own step."""
     square_loss: float = 0.0
     """Mean of the squared per-example losses (Oort's utility needs it)."""
-    kept: Tensor | None = None
-    """What stays with the client for its next training, flat (P,)."""
+    kept: ClientState = STATELESS
+    """What stays with the client for its next training."""
     extra: Tensor | None = None
     """What goes up beside the change, flat (P,)."""
 
@@ -89,8 +102,7 @@ class Kept:
 
     maker: Deferred | None
     """Who is to make it; None: it is made."""
-    vector: Tensor | None = None
-    """Flat (P,)."""
+    state: ClientState = STATELESS
 
 
 class Executor(Protocol):

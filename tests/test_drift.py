@@ -31,7 +31,7 @@ from fedsim.selection import Uniform
 from fedsim.trace import ARRIVE, LEAVE, LOST, TRAIN, UPLOAD, VERSION
 from fedsim.training import Trainer, batches
 from fedsim.units import SECOND
-from fedsim.work import Deferred, LocalResult, LocalTask
+from fedsim.work import STATELESS, ClientState, Deferred, LocalResult, LocalTask
 
 DRIFTS = {"proximal": Proximal(0.5), "variates": ControlVariates()}
 CORRECTED = pytest.mark.parametrize("drift", DRIFTS.values(), ids=DRIFTS.keys())
@@ -44,13 +44,15 @@ def noise(like: Tensor, *name: object) -> Tensor:
 def tasks(build, count: int = 9, steps=lambda client: 2 * (client % 4)) -> list[LocalTask]:
     """Of unequal length, some none; every third client trains for the first time."""
     return [
-        replace(task, sent=noise(task.params, "sent"), kept=noise(task.params, client) if client % 3 else None)
+        replace(
+            task, sent=noise(task.params, "sent"), kept=ClientState(noise(task.params, client) if client % 3 else None)
+        )
         for client, task in enumerate(plain_tasks(build, count, steps))
     ]
 
 
 def numbers(result: LocalResult) -> tuple[Tensor | None, ...]:
-    return result.delta, result.kept, result.extra, torch.tensor([result.loss, result.square_loss])
+    return result.delta, result.kept.drift, result.extra, torch.tensor([result.loss, result.square_loss])
 
 
 def same(one: LocalResult, two: LocalResult) -> bool:
@@ -66,7 +68,7 @@ def by_hand(module: nn.Module, task: LocalTask, recipe: Recipe, drift: Drift, sh
     nn.utils.vector_to_parameters(task.params.clone(), module.parameters())
     params, total = list(module.parameters()), torch.zeros_like(task.params)
     optimizer, (x, y) = recipe(params), examples(shape)
-    own = torch.zeros_like(task.params) if task.kept is None else task.kept
+    own = torch.zeros_like(task.params) if task.kept.drift is None else task.kept.drift
     part = parts().indices[task.client]
     for rows in part[batches(SEED, task, len(part), 10)]:
         grads = torch.autograd.grad(cross_entropy(module(x[rows]), y[rows]), params)
@@ -94,11 +96,11 @@ def test_a_corrected_training_is_a_loop_anybody_would_write(drift, name, model) 
         delta, mean = by_hand(build(), task, rule(name), drift, shape)
         assert far(delta, result.delta) < 1e-5
         if isinstance(drift, ControlVariates):
-            assert far(mean, result.kept) < 1e-5
-            own = torch.zeros_like(mean) if task.kept is None else task.kept
+            assert far(mean, result.kept.drift) < 1e-5
+            own = torch.zeros_like(mean) if task.kept.drift is None else task.kept.drift
             assert far(mean - own, result.extra) < 1e-5
         else:
-            assert result.kept is result.extra is None
+            assert result.kept.drift is result.extra is None
 
 
 class TwoBiases(nn.Module):
@@ -116,7 +118,7 @@ class TwoBiases(nn.Module):
 @CORRECTED
 def test_gradients_that_share_memory_are_corrected_once_each(drift) -> None:
     params = initial_params(TwoBiases, 1)[1]
-    task = LocalTask(0, params, 0, 4, sent=noise(params, "sent"), kept=noise(params, "kept"))
+    task = LocalTask(0, params, 0, 4, sent=noise(params, "sent"), kept=ClientState(noise(params, "kept")))
     [result] = trainer(TwoBiases)([task], drift)
     assert far(by_hand(TwoBiases(), task, sgd(0.05), drift)[0], result.delta) < 1e-6
 
@@ -125,15 +127,15 @@ def test_the_variates_are_the_papers_option_ii() -> None:
     """c_i - c + (x - y_i) / (K lr), and its change over c_i."""
     work = [task for task in tasks(DENSE["mlp"], 12) if task.steps]
     for task, result in zip(work, trainer(DENSE["mlp"], recipe=sgd(0.05))(work, ControlVariates()), strict=True):
-        own = torch.zeros_like(task.params) if task.kept is None else task.kept
+        own = torch.zeros_like(task.params) if task.kept.drift is None else task.kept.drift
         option_ii = own - task.sent - result.delta / (task.steps * 0.05)
-        assert far(option_ii, result.kept) < 1e-5
-        assert far(result.kept - own, result.extra) < 1e-6
+        assert far(option_ii, result.kept.drift) < 1e-5
+        assert far(result.kept.drift - own, result.extra) < 1e-6
 
 
 def test_a_pull_of_zero_and_equal_variates_change_not_a_bit() -> None:
     train, work = trainer(DENSE["mlp"]), tasks(DENSE["mlp"])
-    work = [replace(task, kept=task.sent) for task in work]
+    work = [replace(task, kept=ClientState(task.sent)) for task in work]
     for drift in (Proximal(0.0), ControlVariates()):
         for plain, corrected in zip(train(work), train(work, drift), strict=True):
             assert torch.equal(plain.delta, corrected.delta)
@@ -175,7 +177,7 @@ def test_vectorised_clients_are_corrected_as_each_alone(drift) -> None:
 
 def test_what_is_left_does_not_keep_the_stack_in_memory() -> None:
     for result in trainer(DENSE["mlp"])(tasks(DENSE["mlp"]), ControlVariates()):
-        for vector in (result.delta, result.kept, result.extra):
+        for vector in (result.delta, result.kept.drift, result.extra):
             assert vector.untyped_storage().nbytes() == 4 * vector.numel()
 
 
@@ -253,12 +255,12 @@ def test_nothing_old_is_held_by_what_it_has_left() -> None:
         later = second.keep()
         second.result()
         gone = [ref(first), ref(first.result().delta), ref(second), ref(second.result().delta)]
-        made = later.vector
+        made = later.state.drift
         del first, second, kept
         gc.collect()
         assert [one() for one in gone] == [None] * 4
         assert later.maker is None
-        assert later.vector is made is not None
+        assert later.state.drift is made is not None
 
 
 def test_who_fails_among_forerunners_is_named_and_not_those_who_wait_for_it() -> None:
@@ -288,7 +290,7 @@ def test_a_forerunner_that_diverges_is_named() -> None:
 def test_the_null_executor_leaves_nothing() -> None:
     executor = Null(LocalResult(torch.zeros(0), 0.0, extra=torch.zeros(0)))
     pending = chains(executor, DENSE["logistic"])
-    assert pending[3][0].keep().vector is None
+    assert pending[3][0].keep().state is STATELESS
 
 
 # Through the whole simulation -----------------------------------------------------------------------------------------
@@ -305,13 +307,15 @@ class Diary:
     def __call__(self, tasks: Sequence[LocalTask]) -> list[LocalResult]:
         results = []
         for task, plain in zip(tasks, worlds_train(tasks), strict=True):
-            own = torch.zeros_like(task.params) if task.kept is None else task.kept
+            own = torch.zeros_like(task.params) if task.kept.drift is None else task.kept.drift
             kept = 0.5 * own + task.params - task.client / 7
             key = task.client, task.ordinal
-            self.went_on[key] = None if task.kept is None else tuple(task.kept.tolist())
+            self.went_on[key] = None if task.kept.drift is None else tuple(task.kept.drift.tolist())
             self.left[key] = tuple(kept.tolist())
             self.sent[key] = task.sent
-            results.append(replace(plain, delta=plain.delta + 0.01 * (own - task.sent), kept=kept, extra=kept - own))
+            results.append(
+                replace(plain, delta=plain.delta + 0.01 * (own - task.sent), kept=ClientState(kept), extra=kept - own)
+            )
         return results
 
 
@@ -388,9 +392,9 @@ def test_variates_are_told_apart_by_what_they_come_from() -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
     train = Trainer(module, x, y, Parts([np.arange(1)]), 1, sgd(0.5), SEED)
     zero = torch.zeros(4)
-    task = LocalTask(0, zero, 0, 1, sent=torch.ones(4), kept=torch.full((4,), 3.0))
+    task = LocalTask(0, zero, 0, 1, sent=torch.ones(4), kept=ClientState(torch.full((4,), 3.0)))
     [result] = train([task], ControlVariates())
     gradient = torch.tensor([-0.5, 0.5, -0.5, 0.5])  # softmax gives each class a half
     assert torch.allclose(result.delta, -0.5 * (gradient - 2))
-    assert torch.allclose(result.kept, gradient)
+    assert torch.allclose(result.kept.drift, gradient)
     assert torch.allclose(result.extra, gradient - 3)

@@ -11,7 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from fedsim.data import PARTITIONS, Dataset, Dirichlet, Iid, LabelSwap, Natural, Partition, Shards, WithReplacement
+from fedsim.data import (
+    PARTITIONS,
+    Dataset,
+    Dirichlet,
+    Iid,
+    LabelSwap,
+    Natural,
+    Partition,
+    Resampled,
+    Shards,
+    WithReplacement,
+)
 from fedsim.errors import ScenarioError
 
 EXAMPLES = [
@@ -25,6 +36,7 @@ EXAMPLES = [
     LabelSwap(0.4),
     WithReplacement(0.3),
     WithReplacement(0, examples=7),
+    Resampled(0.3, size=50),
 ]
 
 
@@ -90,7 +102,7 @@ def test_no_clients_is_an_error(partition):
         partition.split(dataset(100), 0, seed=1)
 
 
-@pytest.mark.parametrize("partition", [e for e in EXAMPLES if getattr(e, "examples", None) is None], ids=repr)
+@pytest.mark.parametrize("partition", [e for e in EXAMPLES if e.cover or e == WithReplacement(0.3)], ids=repr)
 def test_more_clients_than_examples_is_an_error(partition):
     with pytest.raises(ScenarioError, match="too few"):
         partition.split(dataset(100), 101, seed=1)

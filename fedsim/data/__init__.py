@@ -9,17 +9,9 @@ from typing import Protocol
 from fedsim.data.dataset import Dataset
 from fedsim.data.folders import data_folders
 from fedsim.data.images import Cifar10, Digits, FashionMnist, Mnist
-from fedsim.data.partitions import (
-    Dirichlet,
-    Iid,
-    LabelSwap,
-    Natural,
-    Partition,
-    Parts,
-    Shards,
-    WithReplacement,
-)
+from fedsim.data.partitions import Dirichlet, Iid, LabelSwap, Natural, Partition, Parts, Shards
 from fedsim.data.points import Points
+from fedsim.data.replacement import Resampled, WithReplacement
 from fedsim.data.tabular import HeartDisease
 from fedsim.data.text import Shakespeare
 
@@ -57,6 +49,7 @@ PARTITIONS: dict[str, type[Partition]] = {
     "natural": Natural,
     "label_swap": LabelSwap,
     "with_replacement": WithReplacement,
+    "resampled": Resampled,
 }
 
 __all__ = [
@@ -75,6 +68,7 @@ __all__ = [
     "Partition",
     "Parts",
     "Points",
+    "Resampled",
     "Shakespeare",
     "Shards",
     "Source",

@@ -5,6 +5,7 @@ All draws are addressed by the seed, so a partition depends on the dataset, the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 from typing import Annotated, ClassVar, Protocol, runtime_checkable
@@ -29,15 +30,24 @@ class Parts:
     """For each client the labels that it sees, in the order of `indices`; None: the dataset's own."""
     test: Parts | None = None
     """Beside shares of a training set: each client's own shares of the test set; None: nobody has any."""
+    redraw: Callable[[int, int], np.ndarray] | None = None
+    """Of (client, ordinal), what a client holds at its n-th training, as many as in `indices`, which is the draw of
+    ordinal 0; None: always the same."""
 
     def __post_init__(self) -> None:
         if self.labels is not None and [len(part) for part in self.labels] != self.sizes:
             raise ScenarioError("a part needs as many labels as examples")
+        if self.labels is not None and self.redraw is not None:
+            raise ScenarioError("parts that are drawn anew cannot have labels of their own")
 
     @property
     def sizes(self) -> list[int]:
         """How many examples each client holds."""
         return [len(part) for part in self.indices]
+
+    def held(self, client: int, ordinal: int) -> np.ndarray:
+        """The positions of the examples that a client holds at its n-th training."""
+        return self.indices[client] if self.redraw is None else self.redraw(client, ordinal)
 
 
 @runtime_checkable
@@ -238,50 +248,3 @@ class LabelSwap:
             members = np.flatnonzero(labels == old)
             swapped[rng.permutation(members)[: round(self.fraction * len(members))]] = new
         return swapped
-
-
-@dataclass(frozen=True)
-class WithReplacement:
-    """Label skew with equal sizes: each client draws a mix of classes, then examples with replacement from the classes.
-
-    FedFix (Fraboni et al., JMLR 2023): the mix is Dirichlet(alpha); clients overlap and may hold an example twice;
-    alpha 0 gives client i the class i mod classes alone. A client's class counts are its mix times its size, to the
-    nearest whole examples. As there, each client draws test examples of its own with the same mix: the test set's size
-    divided by the number of clients, but one at least, and none if the test set lacks all of its classes. The
-    single-merge paper (Zhu et al., 2025) has the same law but draws anew in every round; a part drawn once with many
-    `examples` comes close.
-    """
-
-    alpha: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    examples: Count | None = None
-    """How many examples each client draws; none given: the training set's size divided by the number of clients."""
-    cover: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.alpha < inf:
-            raise ValueError(f"alpha must be finite and not negative, not {self.alpha}")
-
-    def split(self, dataset: Dataset, clients: int, seed: int) -> Parts:
-        """Classes without training examples take no part."""
-        check_clients(dataset, clients, smallest=0 if self.examples else 1)
-        labels, test_labels = (classes(y, "with_replacement") for y in (dataset.y, dataset.y_test))
-        present = np.unique(labels)
-        pools, test_pools = ([np.flatnonzero(y == label) for label in present] for y in (labels, test_labels))
-        size, test_size = self.examples or len(labels) // clients, max(1, len(test_labels) // clients)
-        parts, tests = [], []
-        for client in range(clients):
-            rng = stream(seed, "partition", client)
-            mix = self._mix(client, len(pools), rng)
-            parts.append(_drawn(pools, mix, size, rng))
-            tests.append(_drawn(test_pools, mix, test_size, stream(seed, "test partition", client)))
-        return Parts(parts, test=Parts(tests))
-
-    def _mix(self, client: int, count: int, rng: np.random.Generator) -> np.ndarray:
-        return rng.dirichlet(np.full(count, self.alpha)) if self.alpha else np.eye(count)[client % count]
-
-
-def _drawn(pools: list[np.ndarray], mix: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """So many members of the pools in the proportions of the mix; without those pools that are empty."""
-    shares = mix * [len(pool) > 0 for pool in pools]
-    counts = apportion(shares, size) if shares.any() else np.zeros(len(pools), dtype=np.int64)
-    return np.concatenate([rng.choice(pool, count) for pool, count in zip(pools, counts, strict=True)])

@@ -43,7 +43,7 @@ def _with_forerunners(company: Sequence[Deferred]) -> list[Deferred]:
 def _wave(train: Train, company: Sequence[Deferred]) -> None:
     for deferred in company:
         if deferred.after is not None:
-            deferred.task = replace(deferred.task, kept=deferred.after.vector)
+            deferred.task = replace(deferred.task, kept=deferred.after.state)
     try:
         results = train([deferred.task for deferred in company])
     except Exception as cause:
@@ -53,7 +53,7 @@ def _wave(train: Train, company: Sequence[Deferred]) -> None:
             raise _failure([deferred], f"its loss is {result.loss}: it diverged (lower the learning rate?)")
         deferred.value = result
         if deferred.kept is not None:
-            deferred.kept.maker, deferred.kept.vector = None, result.kept
+            deferred.kept.maker, deferred.kept.state = None, result.kept
 
 
 def _blame(train: Train, company: Sequence[Deferred], cause: Exception) -> TrainingFailed:
