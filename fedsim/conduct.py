@@ -9,6 +9,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from fedsim import scenario
 from fedsim.data import Dataset
 from fedsim.experiment import Experiment, assemble
@@ -17,7 +20,9 @@ from fedsim.progress import Progress
 from fedsim.results import Run, RunFolder, load
 from fedsim.selection import Uniform
 from fedsim.server import ServerSimulation
+from fedsim.swarm import Swarm
 from fedsim.trace import Trace
+from fedsim.vector import mean
 
 Watch = Callable[[Progress, int], None]
 
@@ -46,10 +51,18 @@ def conduct(experiment: Experiment, path: Path, watch: Watch = lambda progress, 
         folder.tables(simulation.progress)
         trace.flush()
     if not experiment.timing_only:
-        named = experiment.layout.unflatten(simulation.aggregator.params)
-        folder.model({name: tensor.numpy() for name, tensor in named.items()})
+        for stem, params in models(simulation).items():
+            named = experiment.layout.unflatten(params)
+            folder.weights(stem, {name: tensor.numpy() for name, tensor in named.items()})
     folder.receipt(_receipt(simulation, experiment, monotonic() - began))
     return load(path)
+
+
+def models(simulation: ServerSimulation | Swarm) -> dict[str, Tensor]:
+    """What a run ends with: a server's model (P,), or the peers' (m, P) and their mean."""
+    if isinstance(simulation, ServerSimulation):
+        return {"model": simulation.aggregator.params}
+    return {"model": mean(simulation.params), "peers": torch.stack(simulation.params)}
 
 
 def foresee(experiment: Experiment) -> dict[str, Any]:
@@ -70,7 +83,7 @@ def foresee(experiment: Experiment) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _receipt(simulation: ServerSimulation, experiment: Experiment, seconds: float) -> dict[str, Any]:
+def _receipt(simulation: ServerSimulation | Swarm, experiment: Experiment, seconds: float) -> dict[str, Any]:
     progress, trace = simulation.progress, simulation.trace
     return {
         "scenario": experiment.arm.digest,

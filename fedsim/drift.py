@@ -15,6 +15,9 @@ from torch import Tensor
 from fedsim.vector import Layout
 from fedsim.work import LocalTask
 
+Left = tuple[Tensor | None, Tensor] | None
+"""What stays with each client and what goes up beside its update, (K, P) each; None if nothing does."""
+
 
 class Correction(Protocol):
     """Of the gradients of K clients that train together."""
@@ -26,8 +29,8 @@ class Correction(Protocol):
         """
         ...
 
-    def finish(self, tasks: Sequence[LocalTask]) -> tuple[Tensor, Tensor] | None:
-        """What stays with each client and what goes up beside its update, (K, P) each; None if nothing does."""
+    def finish(self, tasks: Sequence[LocalTask]) -> Left:
+        """What is left when all have trained."""
         ...
 
 
@@ -71,6 +74,41 @@ class _Pull:
 
 
 @dataclass(frozen=True)
+class Offset:
+    """Adds the same vector at every step, `task.sent` (P,); the mean of the plain gradients goes up beside the change.
+
+    The local steps of gradient tracking (K-GT, Liu et al., 2024).
+    """
+
+    keeps: ClassVar[bool] = False
+
+    def correction(self, tasks: Sequence[LocalTask], layout: Layout) -> Correction:
+        """For clients that start now; nothing is added where nothing was sent."""
+        return _Offset(tasks, layout)
+
+
+class _Offset:
+    def __init__(self, tasks: Sequence[LocalTask], layout: Layout):
+        zero = torch.zeros_like(tasks[0].params)
+        sent = torch.stack([zero if task.sent is None else task.sent for task in tasks])
+        self.sum = torch.zeros_like(sent)
+        self.offset, self.sums = layout.unflatten(sent), layout.unflatten(self.sum)
+
+    def add(self, grads: dict[str, Tensor], params: Mapping[str, Tensor]) -> None:
+        for name, grad in grads.items():
+            self.sums[name][: len(grad)] += grad
+            grads[name] = grad + self.offset[name][: len(grad)]
+
+    def finish(self, tasks: Sequence[LocalTask]) -> tuple[Tensor | None, Tensor]:
+        return None, self.mean(tasks)
+
+    def mean(self, tasks: Sequence[LocalTask]) -> Tensor:
+        """Of the plain gradients of each client, (K, P)."""
+        steps = torch.tensor([[max(1, task.steps)] for task in tasks], dtype=self.sum.dtype, device=self.sum.device)
+        return self.sum / steps
+
+
+@dataclass(frozen=True)
 class ControlVariates:
     """Adds what the server's control variate differs by from the client's own: c - c_i, the same at every step.
 
@@ -85,20 +123,14 @@ class ControlVariates:
         return _Variates(tasks, layout)
 
 
-class _Variates:
+class _Variates(_Offset):
     def __init__(self, tasks: Sequence[LocalTask], layout: Layout):
+        super().__init__(tasks, layout)
         zero = torch.zeros_like(tasks[0].params)
         self.own = torch.stack([zero if task.kept.drift is None else task.kept.drift for task in tasks])
-        shared = torch.stack([zero if task.sent is None else task.sent for task in tasks])
-        self.sum = torch.zeros_like(self.own)
-        self.offset, self.sums = layout.unflatten(shared - self.own), layout.unflatten(self.sum)
-
-    def add(self, grads: dict[str, Tensor], params: Mapping[str, Tensor]) -> None:
-        for name, grad in grads.items():
-            self.sums[name][: len(grad)] += grad
-            grads[name] = grad + self.offset[name][: len(grad)]
+        for name, own in layout.unflatten(self.own).items():
+            self.offset[name] = self.offset[name] - own
 
     def finish(self, tasks: Sequence[LocalTask]) -> tuple[Tensor, Tensor]:
-        steps = torch.tensor([[max(1, task.steps)] for task in tasks], dtype=self.sum.dtype, device=self.sum.device)
-        mean = self.sum / steps
+        mean = self.mean(tasks)
         return mean, mean - self.own

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from fedsim.data import Dataset, Parts
 from fedsim.errors import ScenarioError
 from fedsim.losses import loss_of
-from fedsim.vector import Layout
+from fedsim.vector import Layout, mean
 from fedsim.work import Measured
 
 
@@ -100,6 +100,23 @@ class Evaluator:
                     model[f"{prefix}{name}_std"] = deviation
                     clients[prefix + name] = means
         return Measured(model, clients if self.clients else {})
+
+
+class PeerEvaluator:
+    """Judges the models of peers: each for itself, and what they would be if they were merged."""
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self.evaluator = evaluator
+
+    @torch.no_grad()
+    def __call__(self, models: list[Tensor]) -> Measured:
+        """Means over peers, and the merged model's."""
+        merged = mean(models)
+        each = [self.evaluator(params).metrics for params in models]
+        metrics = {name: float(np.mean([one[name] for one in each])) for name in each[0]}
+        metrics |= {f"merged_{name}": value for name, value in self.evaluator(merged).metrics.items()}
+        metrics["consensus"] = float(np.mean([float((params - merged).square().sum()) for params in models]))
+        return Measured(metrics)
 
 
 def moments(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:

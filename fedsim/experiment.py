@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -14,30 +13,22 @@ import networkx as nx
 import numpy as np
 import torch
 
-from fedsim.aggregators.aggregator import Aggregator
-from fedsim.cell import Workload, round_trip
+from fedsim.cell import Workload
 from fedsim.data import Dataset, Parts, data_folders
-from fedsim.edges import Edge, HierarchySimulation
 from fedsim.errors import ScenarioError
-from fedsim.evaluation import Evaluator
-from fedsim.executors import Null
+from fedsim.evaluation import Evaluator, PeerEvaluator
 from fedsim.fleet import Fleet
 from fedsim.models import initial_params, training_flops
-from fedsim.network import Tree, edge_name
 from fedsim.progress import Progress
-from fedsim.rng import stream
-from fedsim.roster import Census, Roster
 from fedsim.scenario import Arm
 from fedsim.selection import Select
 from fedsim.server import ServerSimulation
-from fedsim.simulation import Carrier, Clock, Simulation
+from fedsim.stage import Selects, Stage
+from fedsim.swarm import Swarm
 from fedsim.trace import Trace
 from fedsim.training import Trainer
 from fedsim.vector import Layout
-from fedsim.work import LocalResult, Measured
-
-Selects = Callable[[int], Select]
-"""Makes a selection policy out of a seed."""
+from fedsim.work import Measured
 
 
 @dataclass
@@ -68,7 +59,7 @@ class Experiment:
 
     def simulation(
         self, trace: Trace, timing_only: bool | None = None, select: Selects | None = None, **hooks: Any
-    ) -> ServerSimulation:
+    ) -> ServerSimulation | Swarm:
         """A fresh simulation at time 0; the first arguments overrule the scenario, `hooks` are told of its progress."""
         timing_only = self.timing_only if timing_only is None else timing_only
         select = select or self.select
@@ -79,104 +70,23 @@ class Experiment:
         progress = Progress(
             self.arm.build({}, "until"),
             self.arm.keys.evaluate.every,
-            evaluate=(lambda _: Measured()) if timing_only else self.evaluator,
+            evaluate=(lambda _: Measured()) if timing_only else self.judge,
             **hooks,
         )
         progress.patience += 100 * len(self.work.steps)
         stage = Stage(self, trace, progress, select, timing_only)
+        if self.arm.keys.peers is not None:
+            return stage.swarm()
         return stage.flat() if self.arm.keys.edges is None else stage.hierarchy()
+
+    @property
+    def judge(self) -> Callable[[Any], Measured]:
+        """What measures a server's model, or all those of peers."""
+        return self.evaluator if self.arm.keys.peers is None else PeerEvaluator(self.evaluator)
 
     def select(self, seed: int) -> Select:
         """The scenario's selection policy, with the draws of this seed."""
         return self.arm.build({**self.given, "seed": seed}, "select")
-
-
-@dataclass
-class Stage:
-    """Sets up one simulation of an experiment."""
-
-    experiment: Experiment
-    trace: Trace
-    progress: Progress
-    select: Selects
-    timing_only: bool
-
-    def flat(self) -> ServerSimulation:
-        """One server, and everybody its client."""
-        fleet, carrier = self.experiment.fleet, Carrier(Clock(), self.experiment.graph)
-        period = partial(round_trip, fleet=fleet, work=self.experiment.work, carrier=carrier)
-        census = Census(dict(enumerate(self.experiment.work.held)), period, self.share)
-        aggregator = self.aggregator(self.roster(self.experiment.given["seed"], census), "aggregator")
-        return ServerSimulation(self.world(aggregator), aggregator, self.work(aggregator), self.progress)
-
-    def hierarchy(self) -> ServerSimulation:
-        """Edges between the server and the clients, which belong to the edges in turn."""
-        arm, held = self.experiment.arm, self.experiment.work.held
-        rounds, seed = arm.keys.edges.rounds, self.experiment.given["seed"]
-        network = arm.build(self.experiment.given, "network")
-        if not isinstance(network, Tree):
-            raise ScenarioError(f"{arm.place(('edges',))}: edges: the network has none; use network: tree")
-        if network.edges > len(held):
-            raise ScenarioError(f"{arm.place(('network',))}: network.tree: {network.edges} edges are more than clients")
-        members = {len(held) + edge: range(edge, len(held), network.edges) for edge in range(network.edges)}
-        sums = {name: sum(held[client] for client in clients) for name, clients in members.items()}
-        above = self.aggregator(Roster(self.select(seed), census=Census(sums)), "aggregator")
-        below = {name: self.edge_aggregator(name, clients) for name, clients in members.items()}
-        if above.drift is not None or above.vectors != (1, 1):
-            raise ScenarioError(f"{arm.place(('aggregator',))}: aggregator: this one corrects the clients' gradients; "
-                                "its clients are edges, which have none")  # fmt: skip
-        world = self.world(next(iter(below.values())))
-        edges = {
-            name: Edge(world, aggregator, self.work(aggregator), self.progress, edge_name(name - len(held)), name,
-                       members=frozenset(members[name]), rounds=rounds)
-            for name, aggregator in below.items()
-        }  # fmt: skip
-        work = replace(self.experiment.work, steps=dict.fromkeys(members, rounds), seen={}, held=sums)
-        self.progress.patience *= rounds
-        return HierarchySimulation(world, above, work, self.progress, edges=edges)
-
-    def edge_aggregator(self, name: int, clients: Sequence[int]) -> Aggregator:
-        """The algorithm of one edge; its selection draws are its own."""
-        arm, held = self.experiment.arm, self.experiment.work.held
-        seed = int(stream(self.experiment.given["seed"], "edge", name).integers(2**31))
-        census = Census({client: held[client] for client in clients}, share=self.share)
-        aggregator = self.aggregator(self.roster(seed, census), "edges", "aggregator")
-        if not aggregator.synchronous:
-            raise ScenarioError(f"{arm.place(('edges', 'aggregator'))}: edges.aggregator: an edge works in rounds, "
-                                "which this aggregator does not")  # fmt: skip
-        return aggregator
-
-    def aggregator(self, roster: Roster, *path: str) -> Aggregator:
-        """The algorithm that stands at this path of the scenario."""
-        params = torch.zeros(0) if self.timing_only else self.experiment.params
-        given = {"params": params, "roster": roster, "local_momentum": self.experiment.trainer.momentum}
-        return self.experiment.arm.build(given, *path)
-
-    @property
-    def share(self) -> Callable[[int], float] | None:
-        """A device's share of the turns, where whoever is asked answers."""
-        fleet = self.experiment.fleet
-        return fleet.participation.share if fleet.reliable else None
-
-    def roster(self, seed: int, census: Census) -> Roster:
-        """Of devices, who take part as their fleet says."""
-        fleet = self.experiment.fleet
-        return Roster(self.select(seed), None if fleet.complete else fleet.participation.present, census)
-
-    def work(self, aggregator: Aggregator) -> Workload:
-        """What clients have to do and to carry for this algorithm."""
-        down, up = aggregator.vectors
-        work = self.experiment.work
-        return replace(work, down=down * work.down, up=up * work.up)
-
-    def world(self, aggregator: Aggregator) -> Simulation:
-        """A clock at 0, the network, and an executor that trains as this algorithm asks."""
-        experiment = self.experiment
-        nothing = torch.zeros(0)
-        executor = Null(LocalResult(nothing, 0.0, extra=nothing)) if self.timing_only else experiment.arm.build(
-            {"train": partial(experiment.trainer, drift=aggregator.drift), "worth": experiment.trainer.cohort,
-             "row_bytes": 4 * experiment.layout.size, "synchronous": aggregator.synchronous}, "executor")  # fmt: skip
-        return Simulation(experiment.fleet, experiment.graph, executor, self.trace, experiment.trainer.keeps)
 
 
 def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | None = None) -> Experiment:
@@ -221,9 +131,9 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
         failures=arm.build({}, "fleet", "drop"),
         seed=seed,
     )
-    graph = arm.build(given, "network").graph(
-        [device.down for device in fleet.devices], [device.up for device in fleet.devices]
-    )
+    network = arm.build(given, "network")
+    make = network.graph if keys.peers is None else network.serverless
+    graph = make([device.down for device in fleet.devices], [device.up for device in fleet.devices])
     evaluator = Evaluator(model, layout, dataset, parts, keys.evaluate.train, keys.evaluate.clients)
     experiment = Experiment(arm, given, fleet, graph, work, trainer, evaluator, layout, params)
     experiment.simulation(Trace())  # what it refuses is refused before anything runs

@@ -66,9 +66,12 @@ class RunFolder:
     def _table(self, name: str, frame: pd.DataFrame) -> None:
         self._write(name, frame.to_csv(index=False).encode())
 
-    def model(self, weights: Mapping[str, np.ndarray]) -> None:
-        """The final parameters by name."""
-        self._write("model.safetensors", save(dict(weights)))
+    def weights(self, stem: str, weights: Mapping[str, np.ndarray]) -> None:
+        """Final parameters by name."""
+        whole = {
+            name: np.ascontiguousarray(values) for name, values in weights.items()
+        }  # a view would be written wrong
+        self._write(f"{stem}.safetensors", save(whole))
 
     def comparison(self, labels: list[str]) -> None:
         """This folder holds the folders of these arms."""
@@ -151,8 +154,16 @@ class Run:
 
     @cached_property
     def weights(self) -> dict[str, np.ndarray]:
-        """The final model's parameters by name."""
+        """The final model's parameters by name; without a server it is the mean of all peers' models."""
         return load_file(self.path / "model.safetensors")
+
+    @cached_property
+    def peers(self) -> dict[str, np.ndarray]:
+        """The final parameters of all peers by name, (m, *shape); ScenarioError if the run had none."""
+        path = self.path / "peers.safetensors"
+        if not path.exists():
+            raise ScenarioError(f"{self.path}: this run has no peers' models")
+        return load_file(path)
 
 
 def load(path: str | Path) -> Run:

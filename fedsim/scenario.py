@@ -1,4 +1,4 @@
-"""A scenario file: which keys there are, which families they choose from, and how a file becomes checked arguments.
+"""A scenario file: which families its keys choose from, and how a file becomes checked arguments.
 
 The only file that knows every family.
 """
@@ -10,24 +10,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path as FilePath
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any
 
 from fedsim.aggregators import AGGREGATORS
 from fedsim.data import DATA, PARTITIONS
 from fedsim.errors import ScenarioError
 from fedsim.executors import EXECUTORS
-from fedsim.fleet import AVAILABILITY, DEVICES, PARTICIPATION, RATES, STRAGGLERS, Failures
+from fedsim.fleet import AVAILABILITY, DEVICES, PARTICIPATION, RATES, STRAGGLERS
+from fedsim.keys import Scenario
+from fedsim.mixing import GRAPHS, MERGE, MIXING
 from fedsim.models import MODELS
 from fedsim.network import NETWORKS
 from fedsim.optimizers import OPTIMIZERS
-from fedsim.progress import Until
+from fedsim.peers import COLLECTIVES, PEERS
 from fedsim.results import sha256
 from fedsim.schema import Path, Schema
 from fedsim.selection import SELECT
 from fedsim.staleness import DISCOUNTS
-from fedsim.units import Duration
 from fedsim.yamlfile import YamlFile
 
 FAMILIES = {
@@ -40,10 +39,15 @@ FAMILIES = {
     "rate": RATES,
     "stragglers": STRAGGLERS,
     "network": NETWORKS,
+    "graph": GRAPHS,
+    "mixing": MIXING,
+    "merge": MERGE,
     "optimizer": OPTIMIZERS,
     "select": SELECT,
     "aggregator": AGGREGATORS,
     "discount": DISCOUNTS,
+    "peers": PEERS,
+    "collective": COLLECTIVES,
     "executor": EXECUTORS,
 }
 
@@ -56,86 +60,18 @@ GIVEN = {
     "rate": ("labels",),
     "stragglers": ("folders",),
     "network": ("folders", "seed"),
+    "graph": ("clients", "seed", "apart", "links"),
+    "mixing": ("clients", "seed", "folders"),
+    "merge": ("rounds",),
     "select": ("seed",),
     "aggregator": ("params", "roster", "local_momentum"),
+    "peers": ("clients", "seed"),
     "executor": ("train", "worth", "row_bytes", "synchronous", "nothing"),
 }
 """Arguments of constructors that come from the run and not from the file."""
 
 SINGLE = "run"
 """The label of a scenario that compares nothing."""
-
-Count = Annotated[int, Field(ge=1)]
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """Who takes part."""
-
-    clients: Count
-    devices: Any
-    availability: Any = "always"
-    participation: Any = "always"
-    stragglers: Any = "none"
-    drop: Failures = Failures()
-
-
-@dataclass(frozen=True)
-class Local:
-    """What a client does with the model: `steps` batches, or `epochs` passes over its examples."""
-
-    optimizer: Any
-    steps: Count | None = None
-    epochs: Count | None = None
-    batch: Count = 32
-    optimizer_state: Literal["fresh", "kept"] = "fresh"
-    """Momentum, moments and counts of steps: `fresh` at each training, or `kept` by the client from its last one."""
-
-    def __post_init__(self) -> None:
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("needs either steps or epochs")
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """How often the model is measured, in virtual time, and on what."""
-
-    every: Annotated[Duration, Field(gt=0)]
-    train: bool = False
-    """Also on what the clients train on, each weighted by its number of examples: the objective itself."""
-    clients: bool = False
-    """Show each client's own metrics (`clients.csv`) and their standard deviation."""
-
-
-@dataclass(frozen=True)
-class Edges:
-    """Servers at the edges of the network: each takes so many `rounds` with clients of its own on every model."""
-
-    aggregator: Any
-    rounds: Count = 1
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """One run: every answer that makes a federation."""
-
-    until: Until
-    data: Any
-    model: Any
-    fleet: Fleet
-    local: Local
-    aggregator: Any
-    evaluate: Evaluate
-    seed: int = 0
-    network: Any = "star"
-    edges: Edges | None = None
-    """None: clients talk to the server themselves, whatever stands between."""
-    select: Any = "uniform"
-    executor: Any = "stacked"
-    folder: str | None = None
-    """Where the data are, besides the folders that are always searched."""
-    compare: None = None
-    """A list of changes to the rest, each a run of its own; `read` takes it out."""
 
 
 @dataclass(frozen=True)
@@ -198,15 +134,23 @@ def read(source: str | FilePath | Mapping[str, Any], overrides: Sequence[str] = 
     schema = builtin().adopting(document.data)
     changes = document.data.pop("compare", None)
     if changes is None:
-        return [Arm(SINGLE, schema, schema.check(Scenario, document.data, document.place), document.place)]
+        return [_arm(SINGLE, schema, document.data, document.place)]
     if not isinstance(changes, list) or not changes or not all(isinstance(change, Mapping) for change in changes):
         raise ScenarioError(f"{document.place(['compare'])}: compare: expected a list of changes to this scenario")
     arms = []
     for number, (label, change) in enumerate(zip(_labels(changes), changes, strict=True)):
         place = partial(_place, document, number)
-        arms.append(Arm(label, schema, schema.check(Scenario, _merge(document.data, change), place), place))
+        arms.append(_arm(label, schema, _merge(document.data, change), place))
     _refuse_idle_overrides(document, changes)
     return arms
+
+
+def _arm(label: str, schema: Schema, data: Any, place: Callable[[Path], str]) -> Arm:
+    keys: Any = schema.check(Scenario, data, place)
+    if (keys.aggregator is None) == (keys.peers is None):
+        said = "is missing (or peers, without a server)" if keys.peers is None else "and peers exclude each other"
+        raise ScenarioError(f"{place(('aggregator',))}: aggregator: {said}")
+    return Arm(label, schema, keys, place)
 
 
 def folded(arms: Sequence[Arm]) -> dict[str, Any]:
@@ -261,7 +205,8 @@ def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
 
 def _labels(changes: Sequence[Mapping[str, Any]]) -> list[str]:
     """Short names that tell the changes apart: what is chosen if that is enough, else everything that is said."""
-    for words in (_chosen, _said):
+    alike = len({tuple(_chosen(change)) for change in changes}) == 1
+    for words in (_chosen, _said if alike else _chosen_and_said, _said):
         labels = ["-".join(words(change)) for change in changes]
         if len(set(labels)) == len(labels) and all(labels):
             return labels
@@ -271,6 +216,11 @@ def _labels(changes: Sequence[Mapping[str, Any]]) -> list[str]:
 def _chosen(change: Mapping[str, Any]) -> list[str]:
     chosen = [new if isinstance(new, str) else next(iter(new), "") for key, new in change.items() if key in FAMILIES]
     return [str(name).rpartition(":")[2] for name in chosen]
+
+
+def _chosen_and_said(change: Mapping[str, Any]) -> list[str]:
+    nested = [_said(new) for key, new in change.items() if key in FAMILIES and isinstance(new, Mapping)]
+    return [*_chosen(change), *(word for words in nested for word in words)]
 
 
 def _said(change: Any, path: str = "") -> list[str]:

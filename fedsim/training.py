@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedsim.drift import Drift
+from fedsim.drift import Drift, Left
 from fedsim.gradients import choose
 from fedsim.models import check_trainable
 from fedsim.optimizers.memory import Memory, StackMemory, check_memory, likeness
@@ -152,7 +152,7 @@ class Trainer:
         return rows, self.y[rows] if own is None else own.to(self.x.device)
 
     def _results(self, tasks: Sequence[LocalTask], end: Tensor, losses: np.ndarray,
-                 left: tuple[Tensor, Tensor] | None, remembered: Sequence[Memory]) -> list[LocalResult]:  # fmt: skip
+                 left: Left, remembered: Sequence[Memory]) -> list[LocalResult]:  # fmt: skip
         """From the parameters (K, P) at the end, the losses (steps, K, b) and what a correction left, (K, P) each.
 
         `remembered` is each client's own; no result keeps the stack in memory.
@@ -162,7 +162,7 @@ class Trainer:
             seen = losses[: task.steps, k].astype(np.float64, order="C")
             count = max(1, seen.size)
             loss, square_loss = float(seen.sum()) / count, float(np.square(seen).sum()) / count
-            drift, extra = (left[0][k].clone(), left[1][k].clone()) if left else (None, None)
+            drift, extra = [None if rows is None else rows[k].clone() for rows in left or (None, None)]
             kept = ClientState(drift, remembered[k])
             results.append(LocalResult(end[k] - task.params, loss, square_loss, kept, extra))
         return results

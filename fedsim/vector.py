@@ -72,3 +72,13 @@ def weighted_sum(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     for row, weight in zip(rows, weights, strict=True):
         total.add_(row, alpha=float(weight))
     return total.to(rows[0].dtype)
+
+
+def mean(rows: Sequence[Tensor]) -> Tensor:
+    """Of vectors, as `weighted_sum`."""
+    return weighted_sum(rows, [1 / len(rows)] * len(rows))
+
+
+def total(rows: Sequence[Tensor]) -> Tensor:
+    """The sum of vectors, as `weighted_sum`."""
+    return weighted_sum(rows, [1.0] * len(rows))

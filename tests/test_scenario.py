@@ -190,6 +190,8 @@ def test_arms_are_named_by_what_tells_them_apart(tmp_path) -> None:
 
     assert labels("[{aggregator: fedavg}, {aggregator: fedbuff}]") == ["fedavg", "fedbuff"]
     assert labels("[{aggregator: {fedbuff: {goal: 2}}}, {aggregator: {fedbuff: {goal: 3}}}]") == ["goal_2", "goal_3"]
+    assert labels("[{aggregator: fedavg}, {aggregator: {fedbuff: {goal: 2}}}, {aggregator: {fedbuff: {goal: 3}}}]") == [
+        "fedavg", "fedbuff-goal_2", "fedbuff-goal_3"]  # fmt: skip
     assert labels("[{local: {steps: 2}}, {local: {steps: 3}}]") == ["steps_2", "steps_3"]
     assert labels("[{seed: 1}, {seed: 1}]") == ["arm-0", "arm-1"]
 

@@ -22,7 +22,7 @@ class Participation:
 
     source: ClassVar[str] = ""
 
-    def present(self, client: int, round: int) -> bool:  # noqa: A002
+    def present(self, client: int, round: int) -> bool:
         """Whether the client takes part in a round; the same whoever asks, and in whatever order."""
         return True
 
@@ -60,7 +60,7 @@ class Rated(Participation):
 class Bernoulli(Rated):
     """In each round with the client's rate as probability, independently over rounds and clients."""
 
-    def present(self, client: int, round: int) -> bool:  # noqa: A002
+    def present(self, client: int, round: int) -> bool:
         """Whether the client takes part in a round."""
         return chance(self.seed, "present", client, round) < self.rates[client]
 
@@ -76,7 +76,7 @@ class Markov(Rated):
 
     up: Annotated[float, Field(ge=1e-6, le=1)] = 0.05
 
-    def present(self, client: int, round: int) -> bool:  # noqa: A002
+    def present(self, client: int, round: int) -> bool:
         """Whether the client takes part in a round."""
         ends = self._ends.setdefault(client, [])
         while not ends or ends[-1] <= round:
@@ -120,7 +120,7 @@ class Cyclic(Rated):
 
     period: Annotated[int, Field(ge=1)] = 100
 
-    def present(self, client: int, round: int) -> bool:  # noqa: A002
+    def present(self, client: int, round: int) -> bool:
         """Whether the client takes part in a round."""
         there, away = self.spells(self.rates[client])
         phase = int(chance(self.seed, "present", client) * (there + away))

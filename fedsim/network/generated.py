@@ -165,10 +165,12 @@ class BarabasiAlbert(Sized):
         return nx.barabasi_albert_graph(nodes, self.m, seed=stream(self.seed, "network", 0))
 
 
-def connected(draw: Callable[[np.random.Generator], nx.Graph], seed: int, what: str) -> nx.Graph:
-    """The first of `DRAWS` graphs that is connected. ScenarioError if none is."""
+def connected(
+    draw: Callable[[np.random.Generator], nx.Graph], seed: int, what: str, family: str = "network"
+) -> nx.Graph:
+    """The first of `DRAWS` graphs that is connected, drawn in the name of its family. ScenarioError if none is."""
     for attempt in range(DRAWS):
-        graph = draw(stream(seed, "network", attempt))
+        graph = draw(stream(seed, family, attempt))
         if nx.is_connected(graph):
             return graph
-    raise ScenarioError(f"network: {what} was not connected in {DRAWS} draws: more links are needed")
+    raise ScenarioError(f"{family}: {what} was not connected in {DRAWS} draws: more links are needed")

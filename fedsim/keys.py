@@ -1,0 +1,87 @@
+"""The keys of a scenario file, as the constructors that they are checked against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from fedsim.fleet import Failures
+from fedsim.progress import Until
+from fedsim.units import Duration
+
+Count = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Who takes part."""
+
+    clients: Count
+    devices: Any
+    availability: Any = "always"
+    participation: Any = "always"
+    stragglers: Any = "none"
+    drop: Failures = Failures()
+
+
+@dataclass(frozen=True)
+class Local:
+    """What a client does with the model: `steps` batches, or `epochs` passes over its examples."""
+
+    optimizer: Any
+    steps: Count | None = None
+    epochs: Count | None = None
+    batch: Count = 32
+    optimizer_state: Literal["fresh", "kept"] = "fresh"
+    """Momentum, moments and counts of steps: `fresh` at each training, or `kept` by the client from its last one."""
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("needs either steps or epochs")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """How often the model is measured, in virtual time, and on what."""
+
+    every: Annotated[Duration, Field(gt=0)]
+    train: bool = False
+    """Also on what the clients train on, each weighted by its number of examples: the objective itself."""
+    clients: bool = False
+    """Show each client's own metrics (`clients.csv`) and their standard deviation."""
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Servers at the edges of the network: each takes so many `rounds` with clients of its own on every model."""
+
+    aggregator: Any
+    rounds: Count = 1
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One run: every answer that makes a federation."""
+
+    until: Until
+    data: Any
+    model: Any
+    fleet: Fleet
+    local: Local
+    evaluate: Evaluate
+    aggregator: Any = None
+    """A server's algorithm; without a server there are `peers` instead."""
+    peers: Any = None
+    """What each of a number of equals does."""
+    seed: int = 0
+    network: Any = "star"
+    edges: Edges | None = None
+    """None: clients talk to the server themselves, whatever stands between."""
+    select: Any = "uniform"
+    executor: Any = "stacked"
+    folder: str | None = None
+    """Where the data are, besides the folders that are always searched."""
+    compare: None = None
+    """A list of changes to the rest, each a run of its own; `read` takes it out."""

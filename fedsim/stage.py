@@ -1,0 +1,159 @@
+"""One simulation of an experiment, set up: a server with clients, edges with clients, or peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import networkx as nx
+import torch
+
+from fedsim.cell import round_trip
+from fedsim.edges import Edge, HierarchySimulation
+from fedsim.errors import ScenarioError
+from fedsim.executors import Null
+from fedsim.network import Shape, Tree, edge_name
+from fedsim.rng import stream
+from fedsim.roster import Census, Roster
+from fedsim.selection import Select
+from fedsim.server import ServerSimulation
+from fedsim.simulation import Carrier, Clock, Simulation
+from fedsim.swarm import Swarm
+from fedsim.trace import Trace
+from fedsim.units import SECOND
+from fedsim.work import LocalResult
+
+if TYPE_CHECKING:
+    from fedsim.aggregators.aggregator import Aggregator
+    from fedsim.cell import Workload
+    from fedsim.drift import Drift
+    from fedsim.experiment import Experiment
+    from fedsim.progress import Progress
+
+Selects = Callable[[int], Select]
+"""Makes a selection policy out of a seed."""
+
+
+@dataclass
+class Stage:
+    """Sets up one simulation of an experiment."""
+
+    experiment: Experiment
+    trace: Trace
+    progress: Progress
+    select: Selects
+    timing_only: bool
+
+    def flat(self) -> ServerSimulation:
+        """One server, and everybody its client."""
+        fleet, carrier = self.experiment.fleet, Carrier(Clock(), self.experiment.graph)
+        period = partial(round_trip, fleet=fleet, work=self.experiment.work, carrier=carrier)
+        census = Census(dict(enumerate(self.experiment.work.held)), period, self.share)
+        aggregator = self.aggregator(self.roster(self.experiment.given["seed"], census), "aggregator")
+        return ServerSimulation(
+            self.world(aggregator.drift, aggregator.synchronous), aggregator, self.work(aggregator), self.progress
+        )
+
+    def hierarchy(self) -> ServerSimulation:
+        """Edges between the server and the clients, which belong to the edges in turn."""
+        arm, held = self.experiment.arm, self.experiment.work.held
+        rounds, seed = arm.keys.edges.rounds, self.experiment.given["seed"]
+        network = arm.build(self.experiment.given, "network")
+        if not isinstance(network, Tree):
+            raise ScenarioError(f"{arm.place(('edges',))}: edges: the network has none; use network: tree")
+        if network.edges > len(held):
+            raise ScenarioError(f"{arm.place(('network',))}: network.tree: {network.edges} edges are more than clients")
+        members = {len(held) + edge: range(edge, len(held), network.edges) for edge in range(network.edges)}
+        sums = {name: sum(held[client] for client in clients) for name, clients in members.items()}
+        above = self.aggregator(Roster(self.select(seed), census=Census(sums)), "aggregator")
+        below = {name: self.edge_aggregator(name, clients) for name, clients in members.items()}
+        if above.drift is not None or above.vectors != (1, 1):
+            raise ScenarioError(f"{arm.place(('aggregator',))}: aggregator: this one corrects the clients' gradients; "
+                                "its clients are edges, which have none")  # fmt: skip
+        one = next(iter(below.values()))
+        world = self.world(one.drift, one.synchronous)
+        edges = {
+            name: Edge(world, aggregator, self.work(aggregator), self.progress, edge_name(name - len(held)), name,
+                       members=frozenset(members[name]), rounds=rounds)
+            for name, aggregator in below.items()
+        }  # fmt: skip
+        work = replace(self.experiment.work, steps=dict.fromkeys(members, rounds), seen={}, held=sums)
+        self.progress.patience *= rounds
+        return HierarchySimulation(world, above, work, self.progress, edges=edges)
+
+    def swarm(self) -> Swarm:
+        """No server, and everybody a peer."""
+        experiment, arm = self.experiment, self.experiment.arm
+        carrier = Carrier(Clock(), experiment.graph)
+        given = {
+            **experiment.given,
+            "apart": lambda one, other: carrier.way(one, other)[1] / SECOND,
+            "rounds": arm.keys.until.versions,
+            "links": partial(self.links, arm.build(experiment.given, "network")),
+        }
+        algorithm = arm.build(given, "peers")
+        self.refuse_what_peers_lack()
+        start = torch.zeros(0) if self.timing_only else experiment.params
+        world = self.world(getattr(algorithm, "drift", None), synchronous=False)
+        return Swarm(world, algorithm, experiment.work, self.progress, start)
+
+    def refuse_what_peers_lack(self) -> None:
+        """ScenarioError if peers are to come and go, to fail, or to have edges."""
+        arm, fleet = self.experiment.arm, self.experiment.fleet
+        always = arm.keys.fleet.availability.name == "always"
+        usual = {"availability": always, "participation": fleet.complete, "drop": not fleet.failures.possible}
+        for key in [key for key, is_usual in usual.items() if not is_usual]:
+            raise ScenarioError(f"{arm.place(('fleet', key))}: fleet.{key}: without a server everybody has to be there")
+        if arm.keys.edges is not None:
+            raise ScenarioError(f"{arm.place(('edges',))}: edges: there are none without a server")
+
+    def links(self, network: Any) -> nx.Graph:
+        """Which peers the network links directly."""
+        if not isinstance(network, Shape):
+            raise ScenarioError("graph: network: this network has no links between clients; name another graph")
+        return nx.Graph(network.among(len(self.experiment.work.held)))
+
+    def edge_aggregator(self, name: int, clients: Sequence[int]) -> Aggregator:
+        """The algorithm of one edge; its selection draws are its own."""
+        arm, held = self.experiment.arm, self.experiment.work.held
+        seed = int(stream(self.experiment.given["seed"], "edge", name).integers(2**31))
+        census = Census({client: held[client] for client in clients}, share=self.share)
+        aggregator = self.aggregator(self.roster(seed, census), "edges", "aggregator")
+        if not aggregator.synchronous:
+            raise ScenarioError(f"{arm.place(('edges', 'aggregator'))}: edges.aggregator: an edge works in rounds, "
+                                "which this aggregator does not")  # fmt: skip
+        return aggregator
+
+    def aggregator(self, roster: Roster, *path: str) -> Aggregator:
+        """The algorithm that stands at this path of the scenario."""
+        params = torch.zeros(0) if self.timing_only else self.experiment.params
+        given = {"params": params, "roster": roster, "local_momentum": self.experiment.trainer.momentum}
+        return self.experiment.arm.build(given, *path)
+
+    @property
+    def share(self) -> Callable[[int], float] | None:
+        """A device's share of the turns, where whoever is asked answers."""
+        fleet = self.experiment.fleet
+        return fleet.participation.share if fleet.reliable else None
+
+    def roster(self, seed: int, census: Census) -> Roster:
+        """Of devices, who take part as their fleet says."""
+        fleet = self.experiment.fleet
+        return Roster(self.select(seed), None if fleet.complete else fleet.participation.present, census)
+
+    def work(self, aggregator: Aggregator) -> Workload:
+        """What clients have to do and to carry for this algorithm."""
+        down, up = aggregator.vectors
+        work = self.experiment.work
+        return replace(work, down=down * work.down, up=up * work.up)
+
+    def world(self, drift: Drift | None, synchronous: bool) -> Simulation:
+        """A clock at 0, the network, and an executor that trains as this algorithm asks."""
+        experiment = self.experiment
+        nothing = torch.zeros(0)
+        executor = Null(LocalResult(nothing, 0.0, extra=nothing)) if self.timing_only else experiment.arm.build(
+            {"train": partial(experiment.trainer, drift=drift), "worth": experiment.trainer.cohort,
+             "row_bytes": 4 * experiment.layout.size, "synchronous": synchronous}, "executor")  # fmt: skip
+        return Simulation(experiment.fleet, experiment.graph, executor, self.trace, experiment.trainer.keeps)

@@ -1,0 +1,73 @@
+"""Peers without a server, in virtual time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from sys import maxsize
+from typing import TYPE_CHECKING, Protocol
+
+from fedsim.node import Node
+from fedsim.simulation import FIRST_RANK, Simulation, Steps, pass_time
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fedsim.cell import Workload
+    from fedsim.progress import Progress
+
+
+class PeerAlgorithm(Protocol):
+    """What every peer does. One that corrects local gradients says so by a `drift` (`fedsim.drift`)."""
+
+    def run(self, node: Node) -> Steps:
+        """The life of one peer, as it yields what it waits for."""
+        ...
+
+
+@dataclass
+class Swarm:
+    """Runs one algorithm on all peers of a fleet. Its version is the number of rounds that all of them have done."""
+
+    world: Simulation
+    algorithm: PeerAlgorithm
+    work: Workload
+    progress: Progress
+    start: Tensor
+    """Everybody's first model, flat (P,)."""
+    version: int = field(default=0, init=False)
+    done: Counter[int] = field(default_factory=Counter, init=False)
+    """How many peers have done so many rounds."""
+
+    def __post_init__(self) -> None:
+        self.trace, self.clock = self.world.trace, self.world.clock
+        self.progress.patience = maxsize
+        limit, peers = self.progress.until.versions, len(self.world.fleet.devices)
+        drift = getattr(self.algorithm, "drift", None)
+        keeps = self.world.keeps or (drift is not None and drift.keeps)
+        everybody: dict[int, Node] = {}
+        for name in range(peers):
+            everybody[name] = Node(
+                name, peers, self.world, self.work, self.progress, self.start, limit, keeps, self.count,
+                neighbours=everybody,
+            )  # fmt: skip
+        self.nodes = list(everybody.values())
+
+    @property
+    def params(self) -> list[Tensor]:
+        """The models of all peers, flat (P,) each."""
+        return [node.params for node in self.nodes]
+
+    def run(self) -> None:
+        """From time 0 until a limit is reached; raises what `pass_time` does."""
+        for node in self.nodes:
+            self.clock.start(self.algorithm.run(node), FIRST_RANK + node.name)
+        pass_time(self.clock, self.progress, self, lambda: f"{self.version} rounds are over for all")
+
+    def count(self, rounds: int) -> None:
+        """A peer has done so many rounds."""
+        self.done[rounds] += 1
+        if self.done[rounds] == len(self.nodes):
+            del self.done[rounds]
+            self.version = rounds
+            self.progress.stepped(rounds, self.clock.now)
