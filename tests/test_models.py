@@ -19,6 +19,7 @@ SHAPES = {
     "mlp": ((1, 8, 8), {"hidden": [12, 7]}),
     "cnn_mnist": ((1, 28, 28), {}),
     "cnn_cifar": ((3, 32, 32), {}),
+    "cnn_group": ((3, 15, 13), {}),
     "resnet": ((3, 16, 16), {"width": 8}),
     "char_lstm": ((9,), {"vocabulary": 30, "hidden": 16}),
 }
@@ -57,6 +58,18 @@ def test_the_published_counts_of_parameters():
     assert count("mlp", (1, 28, 28), hidden=[200, 200]) == 199_210  # same place, "2NN"
     assert count("cnn_cifar", (3, 24, 24)) == 1_068_298
     assert count("logistic", (784,)) == 7850
+
+
+def test_the_small_cnn_by_hand():
+    """Weights, then two numbers a channel of GroupNorm; an image of 28 is halved to 14 and 7, one of 5 to 3 and 2."""
+    convolutions = 9 * 16 + 2 * 16 + 9 * 16 * 32 + 2 * 32
+    for side, left in ((28, 7), (5, 2)):
+        module = MODELS["cnn_group"]((1, side, side), 10)
+        assert Layout.of(module).size == convolutions + 32 * left**2 * 10 + 10
+    flops = 2 * (14 * 14 * 9 * 16 + 7 * 7 * 9 * 16 * 32 + 32 * 49 * 10)
+    twice, first = 3 * flops, 2 * 14 * 14 * 9 * 16  # the first layer's input needs no gradient
+    assert training_flops(MODELS["cnn_group"]((1, 28, 28), 10), torch.zeros(1, 1, 28, 28)) == twice - first
+    assert [layer.num_groups for layer in MODELS["cnn_group"]((1, 9, 9), 10, (8, 4, 12), 4)[1::3][:3]] == [4, 4, 4]
 
 
 def test_the_start_depends_on_the_seed_alone_and_leaves_no_trace():
@@ -112,6 +125,10 @@ def test_modules_without_a_policy_are_refused(layer, message):
 def test_nonsense_arguments_are_refused():
     with pytest.raises(ValueError, match="divide"):
         MODELS["resnet"]((3, 8, 8), 10, width=12, groups=8)
+    with pytest.raises(ValueError, match=r"groups \(8\) must divide channels \(16, 20\)"):
+        MODELS["cnn_group"]((3, 8, 8), 10, channels=(16, 20))
+    with pytest.raises(ValueError, match="needs images"):
+        MODELS["cnn_group"]((64,), 10)
     with pytest.raises(ValueError, match="images"):
         MODELS["cnn_mnist"]((64,), 10)
     with pytest.raises(ValueError, match="text"):

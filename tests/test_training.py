@@ -25,6 +25,7 @@ DENSE = {
 }
 OTHERS = {
     "cnn": lambda: MODELS["cnn_mnist"]((1, 8, 8), CLASSES),
+    "cnn_group": lambda: MODELS["cnn_group"]((1, 8, 8), CLASSES),
     "resnet": lambda: MODELS["resnet"]((1, 8, 8), CLASSES, width=8, blocks=(1, 1)),
     "lstm": lambda: MODELS["char_lstm"]((12,), CLASSES, vocabulary=20, hidden=16),
 }

@@ -47,6 +47,32 @@ def cnn_cifar(shape: tuple[int, ...], classes: int) -> nn.Module:
     )
 
 
+def cnn_group(
+    shape: tuple[int, ...],
+    classes: int,
+    channels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (16, 32),
+    groups: Positive = 8,
+) -> nn.Module:
+    """A small CNN, for many clients on a CPU: 3x3 convolutions of stride 2 with GroupNorm and ReLU, one linear layer.
+
+    Each of `channels` is a convolution that halves the image; strides do it instead of pooling, so that nothing is
+    computed in vain. 5x5 took 1.1 to 1.3 times as long and was no better. ValueError if `groups` does not divide all
+    `channels`.
+
+    >>> sum(parameter.numel() for parameter in cnn_group((1, 28, 28), 10).parameters())
+    20538
+    """
+    if any(wide % groups for wide in channels):
+        raise ValueError(f"groups ({groups}) must divide channels {channels}")
+    wide, height, width = _image(shape, least=1)
+    layers: list[nn.Module] = []
+    for out in channels:
+        convolution = nn.Conv2d(wide, out, 3, stride=2, padding=1, bias=False)
+        layers += [convolution, nn.GroupNorm(groups, out), nn.ReLU()]
+        wide, height, width = out, (height + 1) // 2, (width + 1) // 2
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(wide * height * width, classes))
+
+
 def resnet(
     shape: tuple[int, ...],
     classes: int,
