@@ -381,7 +381,7 @@ def test_epidemic_hears_everybody_equally_often(oracle) -> None:
 
 def test_el_oracle_draws_who_and_how_far() -> None:
     """With one sender each there are as many cycles as the offset and 6 have in common, and not among neighbours."""
-    mixing = Epidemic(clients=6, seed=1, peers=1, oracle=True)
+    mixing = Epidemic(clients=6, seed=1, partners=1, oracle=True)
     every = [matrix(mixing, number) > 0 for number in range(200)]
     cycles = [nx.number_weakly_connected_components(nx.DiGraph(heard)) for heard in every]
     assert set(cycles) == {1, 2, 3}
