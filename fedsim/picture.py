@@ -20,6 +20,7 @@ def draw(runs: Sequence[Run], target: Path, title: str, note: str) -> None:
     """One panel a cost, one line a run; `note` says where the fleet's speeds come from. Writes a PNG to `target`."""
     frames = {run.label: run.metrics.assign(bytes=lambda f: f.bytes_down + f.bytes_up) for run in runs}
     metric = next(name for name in LABELS if all(name in frame for frame in frames.values()))
+    merged = f"merged_{metric}"
     time, seconds = _unit(TIMES, max(frame.time_s.max() for frame in frames.values()))
     size, nbytes = _unit(SIZES, max(frame.bytes.max() for frame in frames.values()))
     figure = Figure(figsize=(12, 4.4), layout="constrained")
@@ -30,10 +31,13 @@ def draw(runs: Sequence[Run], target: Path, title: str, note: str) -> None:
     panels: Sequence[Axes] = figure.subplots(1, len(costs), sharey=True)
     for axes, (column, unit, label) in zip(panels, costs, strict=True):
         for name, frame in frames.items():
-            axes.plot(frame[column] / unit, frame[metric], label=name, linewidth=1.6)
+            [line] = axes.plot(frame[column] / unit, frame[metric], label=name, linewidth=1.6)
+            if merged in frame:
+                axes.plot(frame[column] / unit, frame[merged], ":", color=line.get_color(), linewidth=1.2)
         axes.set(xlabel=label, xlim=(0, None))
         axes.grid(alpha=0.3)
-    panels[0].set_ylabel(LABELS[metric])
+    dotted = any(merged in frame for frame in frames.values())
+    panels[0].set_ylabel(LABELS[metric] + ("; dotted: if all peers were merged" if dotted else ""))
     if metric == "loss":
         panels[0].set_yscale("log")
     panels[0].legend(frameon=False)

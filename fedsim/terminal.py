@@ -17,8 +17,8 @@ from fedsim.results import Run
 ROWS = 6
 """So many measurements of each run, spread over its length, are shown."""
 
-METRICS = {"accuracy": "f", "loss": "g"}
-"""What a model is judged by, the first that there is before the others; written in this format."""
+METRICS = {"accuracy": "f", "loss": "g", "merged_accuracy": "f"}
+"""What models are judged by, the first that there is before the others; written in this format."""
 
 REFRESH_SECONDS = 0.1
 
@@ -91,7 +91,7 @@ def table(runs: Sequence[Run]) -> Table:
     frames = [run.metrics for run in runs]
     metrics = [name for name in METRICS if any(name in frame for frame in frames)]
     for column in ("run", "time", "versions", "updates", "lost", "traffic", "staleness", *metrics):
-        shown.add_column(column, justify="left" if column == "run" else "right", no_wrap=True)
+        shown.add_column(column.removesuffix("_accuracy"), justify="left" if column == "run" else "right", no_wrap=True)
     for run, frame in zip(runs, frames, strict=True):
         for row in _spread(frame).to_dict("records"):
             shown.add_row(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from fedsim.peers import PEERS
 from fedsim.trace import ARRIVE, KINDS, UPLOAD
 
 PARAMS = 650
+README = (Path(__file__).parent.parent / "README.md").read_text()
 DIGITS = {
     "seed": 3,
     "until": {"versions": 25},
@@ -133,28 +136,9 @@ def test_without_an_algorithm_there_is_no_scenario() -> None:
 
 
 def test_your_own_peers(tmp_path, monkeypatch) -> None:
-    (tmp_path / "my_peers.py").write_text(
-        "from dataclasses import dataclass\n"
-        "\n"
-        "\n"
-        "@dataclass(frozen=True)\n"
-        "class Relay:\n"
-        '    """A single model goes round, and each trains it in turn."""\n'
-        "\n"
-        "    clients: int\n"
-        "    stride: int = 1\n"
-        "\n"
-        "    def run(self, node):\n"
-        "        following = (node.name + self.stride) % self.clients\n"
-        "        former = (node.name - self.stride) % self.clients\n"
-        "        for turn in node.rounds():\n"
-        "            if turn or node.name:\n"
-        "                heard = yield from node.hear([former], 'model')\n"
-        "                [node.params] = heard[former]\n"
-        "            pending = yield from node.train()\n"
-        "            node.params = node.params + pending.result().delta\n"
-        "            node.send(following, 'model', node.params)\n"
-    )
+    """The README's."""
+    [code] = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "my_peers.py" in block]
+    (tmp_path / "my_peers.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     found = run(tmp_path / "out", "my_peers:Relay", "until.versions=3", stride=3)
     assert found.receipt["counts"] | {"bytes_up": 0} == {
