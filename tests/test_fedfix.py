@@ -237,7 +237,7 @@ def test_staleness_is_the_number_of_steps_on_the_way(make) -> None:
     """Counted from the trace alone: steps after the client's start, up to when it is heard."""
     world = run(make, f_x(7, 80), Until(time=30 * SECOND), executor="null")
     steps, base, checked = 0, {}, 0
-    for _, kind, client, _, _, staleness in world.trace.of(START, ARRIVE, VERSION):
+    for _, kind, client, _, _, staleness, _ in world.trace.of(START, ARRIVE, VERSION):
         if kind == VERSION:
             steps += 1
         elif kind == START:

@@ -309,7 +309,9 @@ def test_matchings_are_symmetric_pairs(name, clients) -> None:
         assert (np.count_nonzero(weights, axis=1) <= 2).all()
 
 
-@pytest.mark.parametrize(("clients", "share", "meet"), [(6, 1, 6), (7, 1, 6), (6, 0.5, 3), (8, 0.1, 0.8), (6, 0, 0)])
+@pytest.mark.parametrize(
+    ("clients", "share", "meet"), [(6, 1, 6), (7, 1, 6), (6, 0.5, 3), (7, 0.5, 3.5), (8, 0.1, 0.8), (6, 0, 0)]
+)
 def test_a_share_of_the_peers_meets_somebody(clients, share, meet) -> None:
     mixing = Matching(clients=clients, seed=1, share=share)
     met = np.array([np.count_nonzero(np.diag(matrix(mixing, number)) < 1) for number in range(ROUNDS)])
@@ -377,6 +379,15 @@ def test_epidemic_hears_everybody_equally_often(oracle) -> None:
     assert heard == pytest.approx(expected, abs=seldom(0.5))
 
 
+def test_el_oracle_draws_who_and_how_far() -> None:
+    """With one sender each there are as many cycles as the offset and 6 have in common, and not among neighbours."""
+    mixing = Epidemic(clients=6, seed=1, partners=1, oracle=True)
+    every = [matrix(mixing, number) > 0 for number in range(200)]
+    cycles = [nx.number_weakly_connected_components(nx.DiGraph(heard)) for heard in every]
+    assert set(cycles) == {1, 2, 3}
+    assert any((np.roll(heard, 1, axis=(0, 1)) != heard).any() for heard in every)
+
+
 def test_el_oracle_contracts_as_every_random_regular_digraph() -> None:
     """All peers are alike, so E[W'W], of trace m / (s + 1), has one eigenvalue besides 1, m - 1 times."""
     mixing = Epidemic(clients=6, seed=1, partners=2, oracle=True)
@@ -430,6 +441,21 @@ def test_three_peers_in_pairs() -> None:
     assert [matrix(mixing, number) for number in range(3)] == [
         pytest.approx(np.array(expected)) for expected in (pair, meet, pair)
     ]
+
+
+@pytest.mark.parametrize(
+    ("clients", "degree", "expected"),
+    [
+        (5, 1, [{(0, 1), (2, 3)}, {(0, 2), (1, 3)}, {(0, 4), (1, 2)}, {(0, 1), (2, 3)}, {(0, 2), (1, 3)}]),
+        (5, 2, [{(0, 1), (0, 2), (1, 2), (3, 4)}, {(0, 3), (1, 4)}, {(0, 1), (0, 2), (1, 2), (3, 4)}]),
+        (6, 1, [{(0, 1), (3, 4)}, {(0, 2), (3, 5)}, {(0, 1), (3, 4)}, {(0, 3), (1, 4), (2, 5)}]),
+    ],
+)
+def test_who_hears_whom_in_the_base_graph(clients, degree, expected) -> None:
+    """Whoever has nobody to meet hears others that are idle too: it costs no round, and models differ in learning."""
+    mixing = Base(clients=clients, degree=degree)
+    pairs = [set(zip(*np.nonzero(np.triu(matrix(mixing, number), 1)), strict=True)) for number in range(mixing.period)]
+    assert pairs == expected
 
 
 @pytest.mark.parametrize("clients", [1, 2, 4, 8, 16, 32])
@@ -534,7 +560,8 @@ def test_the_tour_goes_round_the_circle() -> None:
     shortest = 25 * math.sin(math.pi / 25)
     assert shortest - 1e-9 <= length[tour] <= 1.5 * shortest
     assert max(length.values()) > 3 * shortest
-    assert graphs.Tour(clients=4, apart=on_a_line(0, 0.3, 0.1, 0.2)).graph().number_of_edges() == 4
+    four = graphs.Tour(clients=4, apart=on_a_line(0, 0.3, 0.1, 0.2)).graph()
+    assert {tuple(sorted(edge)) for edge in four.edges} == {(0, 2), (2, 3), (1, 3), (0, 1)}
 
 
 def test_a_graph_that_falls_apart_is_refused() -> None:

@@ -72,7 +72,7 @@ class Matching(Drawn):
     """
 
     share: Probability = 1.0
-    """How many of the peers meet somebody, in expectation; fewer where the matching has fewer pairs."""
+    """Which part of all peers meets somebody, in expectation; less where the matching has fewer pairs."""
     graph: Overlay | None = None
     """Only neighbours meet. None: anybody."""
 
