@@ -82,7 +82,8 @@ class Experiment:
     @property
     def judge(self) -> Callable[[Any], Measured]:
         """What measures a server's model, or all those of peers."""
-        return self.evaluator if self.arm.keys.peers is None else PeerEvaluator(self.evaluator)
+        keys = self.arm.keys
+        return self.evaluator if keys.peers is None else PeerEvaluator(self.evaluator, keys.evaluate.clients)
 
     def select(self, seed: int) -> Select:
         """The scenario's selection policy, with the draws of this seed."""
@@ -134,7 +135,8 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     network = arm.build(given, "network")
     make = network.graph if keys.peers is None else network.serverless
     graph = make([device.down for device in fleet.devices], [device.up for device in fleet.devices])
-    evaluator = Evaluator(model, layout, dataset, parts, keys.evaluate.train, keys.evaluate.clients)
+    each = keys.evaluate.clients and keys.peers is None
+    evaluator = Evaluator(model, layout, dataset, parts, keys.evaluate.train, each)
     experiment = Experiment(arm, given, fleet, graph, work, trainer, evaluator, layout, params)
     experiment.simulation(Trace())  # what it refuses is refused before anything runs
     return experiment

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from pydantic import Field
 
 from fedsim.errors import Stalled
 from fedsim.units import FOREVER, SECOND, Duration, Probability
 from fedsim.work import Measured
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Count = Annotated[int, Field(ge=1)]
 Row = dict[str, float]
@@ -65,8 +62,8 @@ class Progress:
     until: Until
     every: int
     """Microseconds between measurements."""
-    evaluate: Callable[[Tensor], Measured] = lambda params: Measured()
-    """How good the model is."""
+    evaluate: Callable[[Any], Measured] = lambda params: Measured()
+    """How good the model is; the same object again if it has not changed."""
     record: Callable[[Progress], None] = lambda progress: None
     """Told whenever a row is added."""
     watch: Callable[[Progress, int], None] = lambda progress, now: None
@@ -80,7 +77,8 @@ class Progress:
     over: bool = False
     rows: list[Row] = field(default_factory=list)
     clients: list[dict[str, Any]] = field(default_factory=list)
-    """For each version measured its time, its number and the table of its clients, by column."""
+    """For each model measured its time, its version and the table of its clients, by column."""
+    _measured: Measured | None = None
     _staleness: int = 0
     _since_row: int = 0
     _since_step: int = 0
@@ -138,24 +136,16 @@ class Progress:
             self.row(model, now)
 
     def row(self, model: Model, now: int) -> None:
-        """One more row; a version that was measured before is not measured again."""
-        counts = self._counts(now)
-        last = self.rows[-1] if self.rows else {}
-        if last.get("version") == model.version:
-            metrics = {name: value for name, value in last.items() if name not in counts}
-        else:
-            metrics = self._measured(model.params, counts)
-        self.rows.append({**counts, **metrics})
+        """One more row; a table of the clients only where they were measured anew."""
+        counts, measured = self._counts(now), self.evaluate(model.params)
+        if measured.clients and measured is not self._measured:
+            self.clients.append({"time_s": counts["time_s"], "version": counts["version"], **measured.clients})
+        self.rows.append({**counts, **measured.metrics})
+        self._measured = measured
         self._staleness = self._since_row = 0
-        self.over |= self.until.accuracy is not None and metrics.get("accuracy", 0.0) >= self.until.accuracy
+        self.over |= self.until.accuracy is not None and measured.metrics.get("accuracy", 0.0) >= self.until.accuracy
         self.record(self)
         self.watch(self, now)
-
-    def _measured(self, params: Tensor, counts: Row) -> Mapping[str, float]:
-        measured = self.evaluate(params)
-        if measured.clients:
-            self.clients.append({"time_s": counts["time_s"], "version": counts["version"], **measured.clients})
-        return measured.metrics
 
     def _counts(self, now: int) -> Row:
         mean = self._staleness / self._since_row if self._since_row else 0.0

@@ -288,6 +288,17 @@ def test_runs_are_the_same_whatever_the_executor(tmp_path, change) -> None:
     assert fresh.receipt["trace"]["sha256"] == runs["stacked"].receipt["trace"]["sha256"]
 
 
+def test_peers_keep_it_while_their_models_are_mixed(tmp_path) -> None:
+    alone = {"aggregator": None, "peers": {"gossip": {"mixing": {"directed_pull": {"partners": 0.5}}}}}
+    scenario = {key: value for key, value in (SCENARIO | alone).items() if value is not None}
+    scenario |= {"fleet": {"clients": 5, "devices": "fedscale"}}
+    one, two, fresh = (
+        fedsim.run(scenario, *options, out=tmp_path).receipt["digests"]["model.safetensors"]
+        for options in ((KEPT, "executor=inline"), (KEPT, "executor=stacked"), ())
+    )
+    assert one == two != fresh
+
+
 def test_what_cannot_be_kept_is_refused_where_the_file_says_it() -> None:
     [arm] = read(
         SCENARIO | {"local": {"steps": 3, "optimizer": "test_optimizer_memory:adafactor", "optimizer_state": "kept"}}
