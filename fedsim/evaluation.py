@@ -12,6 +12,7 @@ from torch.func import functional_call
 from fedsim.data import Dataset, Parts
 from fedsim.errors import ScenarioError
 from fedsim.losses import loss_of
+from fedsim.models.normalisation import calibrated
 from fedsim.vector import Layout, mean
 from fedsim.work import Measured
 
@@ -50,6 +51,10 @@ def _span(places: Tensor) -> Tensor | slice:
     return slice(first, end) if end - first == len(places) else places
 
 
+CALIBRATION = 32, 64
+"""Batches, and examples in a batch, for the statistics of BatchNorm; Zhu et al. (ICLR 2026) take up to 32 batches."""
+
+
 class Evaluator:
     """Judges flat parameters (P,) by accuracy, of classes, and loss.
 
@@ -64,7 +69,8 @@ class Evaluator:
         train: measure each client's training examples too, under the labels that it sees: the objective itself. Where
             they are drawn anew for each training, the first draw.
         clients: show what the means are taken of, and their standard deviations, weighted alike.
-        chunk: examples computed at once.
+        chunk: examples computed at once. A BatchNorm is calibrated on so many batches of so many training examples as
+            `CALIBRATION` says, spread evenly over the training set.
 
     Raises:
         ScenarioError: if `clients` are to be shown, but nothing is measured on each.
@@ -77,6 +83,8 @@ class Evaluator:
         self.model, self.layout, self.clients = model, layout, clients
         self._last: tuple[Tensor | None, Measured] = (None, Measured())
         self.sizes = np.array(parts.sizes)
+        places = np.linspace(0, len(dataset) - 1, num=CALIBRATION[0] * CALIBRATION[1]).astype(int)
+        self.calibration = [dataset.x[places[first :: CALIBRATION[0]]] for first in range(CALIBRATION[0])]
         everything = Parts([np.arange(len(dataset.y_test))])
         self.shares = {"": Shares(dataset.x_test, dataset.y_test, parts.test or everything, chunk)}
         if train:
@@ -100,10 +108,14 @@ class Evaluator:
     @torch.no_grad()
     def _measure(self, params: Tensor) -> Measured:
         named = self.layout.unflatten(params)
+        with calibrated(self.model, named, self.calibration):
+            return self._judge(named)
+
+    def _judge(self, named: Mapping[str, Tensor]) -> Measured:
         model, clients = {}, {"client": np.arange(len(self.sizes)), "examples": self.sizes}
         for prefix, shares in self.shares.items():
             own, held = prefix in self.of_clients, shares.sizes > 0
-            for name, means in shares.measure(lambda x: functional_call(self.model, named, (x,))).items():
+            for name, means in shares.measure(lambda x: functional_call(self.model, dict(named), (x,))).items():
                 model[prefix + name], deviation = moments(means[held], self.sizes[held] if own else np.ones(1))
                 if own and self.clients:
                     model[f"{prefix}{name}_std"] = deviation

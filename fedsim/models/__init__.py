@@ -37,7 +37,10 @@ def check_trainable(module: nn.Module) -> None:
     """ValueError if a client's result would depend on more than parameters and batches."""
     for name, layer in module.named_modules():
         if isinstance(layer, _BatchNorm) or getattr(layer, "track_running_stats", False):
-            raise ValueError(f"layer {name!r} is a {type(layer).__name__}, whose averages nobody shares; use GroupNorm")
+            raise ValueError(
+                f"layer {name!r} is a {type(layer).__name__}, whose averages nobody shares; use "
+                "GroupNorm, or fedsim.models.normalisation.BatchNorm"
+            )
         if isinstance(layer, _DropoutNd) or (isinstance(layer, nn.RNNBase) and layer.dropout):
             raise ValueError(f"layer {name!r} drops units at random, which is not supported yet; remove it")
     if not all([parameter.requires_grad for parameter in module.parameters()] or [False]):

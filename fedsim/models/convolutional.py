@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
+
+from fedsim.models.normalisation import BatchNorm
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -79,22 +83,25 @@ def resnet(
     width: Positive = 16,
     blocks: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 1, 1),
     groups: Positive = 8,
+    norm: Literal["group", "batch"] = "group",
 ) -> nn.Module:
     """A small residual network (He et al., 2016, section 4.2) with GroupNorm, as Hsieh et al., 2020, advise.
 
     Each stage halves the image and doubles the channels, which start at `width`; `blocks` counts the blocks a stage.
+    With `norm: batch` it has BatchNorm whose statistics are estimated anew before each measurement (`normalisation`).
     ValueError if `groups` does not divide `width`.
     """
     if width % groups:
         raise ValueError(f"groups ({groups}) must divide width ({width})")
+    normal = BatchNorm if norm == "batch" else partial(nn.GroupNorm, groups)
     channels, *_ = _image(shape, least=1)
-    layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.GroupNorm(groups, width)]
+    layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1, bias=False), normal(width)]
     layers.append(nn.ReLU())
     wide = width
     for stage, count in enumerate(blocks):
         for block in range(count):
             stride = 2 if stage and not block else 1
-            layers.append(Residual(wide, width * 2**stage, stride, groups))
+            layers.append(Residual(wide, width * 2**stage, stride, normal))
             wide = width * 2**stage
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(wide, classes))
 
@@ -102,11 +109,11 @@ def resnet(
 class Residual(nn.Module):
     """Two 3x3 convolutions beside a shortcut: (B, wide, H, W) -> (B, out, H / stride, W / stride)."""
 
-    def __init__(self, wide: int, out: int, stride: int, groups: int) -> None:
+    def __init__(self, wide: int, out: int, stride: int, normal: Callable[[int], nn.Module]) -> None:
         super().__init__()
         self.branch = nn.Sequential(
-            *(nn.Conv2d(wide, out, 3, stride, padding=1, bias=False), nn.GroupNorm(groups, out), nn.ReLU()),
-            *(nn.Conv2d(out, out, 3, padding=1, bias=False), nn.GroupNorm(groups, out)),
+            *(nn.Conv2d(wide, out, 3, stride, padding=1, bias=False), normal(out), nn.ReLU()),
+            *(nn.Conv2d(out, out, 3, padding=1, bias=False), normal(out)),
         )
         same = stride == 1 and wide == out
         self.shortcut = nn.Identity() if same else nn.Conv2d(wide, out, 1, stride, bias=False)

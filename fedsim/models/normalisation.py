@@ -1,0 +1,68 @@
+"""BatchNorm by a policy that can be said: training looks at its own batch, and nobody keeps or sends averages.
+
+Before a model is measured, its statistics are estimated anew on calibration batches, as Zhu et al. (ICLR 2026) do with
+a merged model. A mean of models has averages of its own, which the mean of the models' averages is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+Statistics = tuple[Tensor, Tensor]
+"""Mean and variance of each channel, (channels,) each."""
+
+
+class BatchNorm(nn.Module):
+    """Normalises each channel of (B, channels, ...) over batch and places, then scales and shifts it.
+
+    Ioffe & Szegedy, 2015. Without buffers: the statistics are the batch's own, unless `calibrated` has set others.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+        self.fixed: Statistics | None = None
+        self.collected: list[Statistics] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape."""
+        mean, variance = self.fixed or self._own(x)
+        shape = (1, -1, *[1] * (x.dim() - 2))
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return x * scale.view(shape) + (self.bias - mean * scale).view(shape)
+
+    def _own(self, x: Tensor) -> Statistics:
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        variance, mean = torch.var_mean(x, dim=axes, correction=0)
+        if self.collected is not None:
+            places = x.numel() // x.shape[1]
+            self.collected.append((mean, variance * places / max(1, places - 1)))
+        return mean, variance
+
+
+@contextmanager
+def calibrated(model: nn.Module, named: Mapping[str, Tensor], batches: Sequence[Tensor]) -> Iterator[None]:
+    """Inside, the model's BatchNorms use the mean of their statistics over these batches, at these parameters.
+
+    Each layer is estimated while the layers before it still use their own batch, as torch does. Models without
+    BatchNorm look at no batch.
+    """
+    layers = [layer for layer in model.modules() if isinstance(layer, BatchNorm)]
+    for layer in layers:
+        layer.collected = []
+    for batch in batches if layers else ():
+        functional_call(model, dict(named), (batch,))
+    for layer in layers:
+        means, variances = zip(*layer.collected or (), strict=True)
+        layer.fixed, layer.collected = (torch.stack(means).mean(0), torch.stack(variances).mean(0)), None
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.fixed = None
