@@ -94,6 +94,11 @@ class HierarchySimulation(ServerSimulation):
         for edge, own in self.by_edge(clients):
             edge.go(own)
 
+    def recover(self, client: int) -> None:
+        """An edge that could not be reached can be asked again; it does not go away."""
+        self.broken.remove(client)
+        self.act(self.aggregator.join([client]))
+
     def by_edge(self, clients: list[int]) -> list[tuple[Edge, list[int]]]:
         """Each edge that some of them belong to, and which; in the order of the edges."""
         name = self.edge_of.__getitem__

@@ -16,7 +16,7 @@ import networkx as nx
 import simpy
 
 from fedsim.fleet import Fleet
-from fedsim.network import Flow, Fluid, Routes, Way
+from fedsim.network import Flow, Fluid, Outages, Routes, Way, policy_of
 from fedsim.trace import Trace
 from fedsim.units import SECOND
 from fedsim.work import Executor
@@ -34,6 +34,10 @@ class Cut(Exception):
 
     def __init__(self, nbytes: int = 0):
         self.nbytes = nbytes
+
+
+class LinkDown(Cut):
+    """A link on the way of a transfer is down."""
 
 
 class Moment(simpy.Event):
@@ -117,18 +121,25 @@ class Carrier:
     """Puts the fluid network on the clock: transfers as steps of a process.
 
     A flow that nobody slows down knows its end when it starts, and waits for it. All others wait to be told: after
-    every instant at which rates have changed, the clock is asked for the next end among them.
+    every instant at which rates have changed, the clock is asked for the next end among them, or the next step of a
+    capacity.
+
+    Where a link is down a transfer waits (`stall`), or takes another way with what has not passed yet and pays that
+    way's latency, or waits where there is none (`reroute`), or is cut (`fail`), as the graph says.
     """
 
     def __init__(self, clock: Clock, graph: nx.Graph):
         self.clock = clock
         self.fluid = Fluid(graph)
         self.routes = Routes(graph)
+        self.outages = None if policy_of(graph) == "stall" else Outages(graph)
+        if self.outages:
+            clock.start(self._break_off(self.outages), DELIVERY)
         self.ways: dict[tuple[Hashable, Hashable], tuple[Way, int]] = {}
         self.untold = 0
         """How many flows do not know their end."""
         self.next_finish = inf
-        """Seconds; the end that the clock has been asked for."""
+        """Seconds; the end or step that the clock has been asked for."""
         self.settling = False
 
     @property
@@ -144,6 +155,18 @@ class Carrier:
             known = self.ways[source, target] = way, round(way.latency * SECOND)
         return known
 
+    def open_way(self, source: Hashable, target: Hashable) -> Generator[int, None, tuple[Way, int]]:
+        """The same, but on which nothing is down; it waits for one, or raises LinkDown, as the graph says."""
+        usual = self.way(source, target)
+        while self.outages and self.outages.broken(usual[0], self.now):
+            if self.outages.policy == "fail":
+                raise LinkDown
+            if path := self.outages.path(source, target, self.now):
+                way = self.fluid.way(path)
+                return way, round(way.latency * SECOND)
+            yield self._ticks(self.outages.next_change(self.now))
+        return usual
+
     def foresee(self, source: Hashable, target: Hashable, nbytes: int) -> int:
         """Microseconds that a transfer would take if it were alone."""
         way, latency = self.way(source, target)
@@ -153,27 +176,41 @@ class Carrier:
         """The steps of sending so many bytes, until the last one has arrived; `count` is told how many have passed.
 
         Raises:
-            Cut: if the process is cut; it names the bytes that had passed by then.
+            Cut: if the process is cut, or a link is down; it names the bytes that had passed by then.
         """
-        way, latency = self.way(source, target)
-        if latency:
-            yield latency
-        flow = self.fluid.open(way, nbytes, self.now)
-        try:
-            yield self._end_of(flow, rank)
-            while not self._has_ended(flow):
+        passed, flow = 0, None
+        while flow is None:
+            try:
+                way, latency = (yield from self.open_way(source, target)) if self.outages else self.way(source, target)
+                if latency:
+                    yield latency
+                flow = self.fluid.open(way, nbytes - passed, self.now)
                 yield self._end_of(flow, rank)
-        except Cut as cut:
-            self.untold -= flow.token is not None
-            cut.nbytes = round(self.fluid.close(flow, self.now))
-            count(cut.nbytes)
-            self._settle()
-            raise
-        count(nbytes)
+                while not self._has_ended(flow):
+                    yield self._end_of(flow, rank)
+            except Cut as cut:
+                if flow is not None:
+                    passed += self._stop(flow, count)
+                    flow = None
+                cut.nbytes = passed
+                if not (isinstance(cut, LinkDown) and self.outages and self.outages.policy == "reroute"):
+                    raise
+        count(nbytes - passed)
+
+    def _stop(self, flow: Flow, count: Callable[[int], None]) -> int:
+        """End a flow before its time; the bytes that it has carried."""
+        self.untold -= flow.token is not None
+        passed = round(self.fluid.close(flow, self.now))
+        count(passed)
+        self._settle()
+        return passed
 
     def _end_of(self, flow: Flow, rank: int) -> int | Moment:
-        """What a flow waits for; its end may have moved when that happens."""
-        if self.fluid.unhindered(flow):
+        """What a flow waits for; its end may have moved when that happens. LinkDown if it is not to wait."""
+        if self.outages and self.outages.concern(flow.way):
+            if self.outages.broken(flow.way, self.now):
+                raise LinkDown
+        elif self.fluid.unhindered(flow):
             return self._ticks(flow.shared_finish)
         flow.token = Moment(self.clock, rank)
         self.untold += 1
@@ -185,10 +222,10 @@ class Carrier:
         if self.fluid.complete(flow, max(self.now, flow.shared_finish)):
             return True
         finish = flow.finish
-        if self._ticks(finish) > 0:
+        if finish == inf or self._ticks(finish) > 0:
             return False
         self._advance(finish)  # where that frees a link for others, the next end asked for is this one
-        return True
+        return flow.finish <= self.fluid.now  # else a capacity has changed before
 
     def _ticks(self, time: float) -> int:
         """Microseconds from now until a time of the fluid."""
@@ -196,10 +233,22 @@ class Carrier:
 
     def _advance(self, time: float) -> None:
         for flow in self.fluid.advance(max(self.now, time)):
-            if flow.token:
-                flow.token.happen()
-                flow.token = None
-                self.untold -= 1
+            self._tell(flow)
+
+    def _tell(self, flow: Flow) -> None:
+        """Wake its owner, if that waits to be told."""
+        if flow.token:
+            flow.token.happen()
+            flow.token = None
+            self.untold -= 1
+
+    def _break_off(self, outages: Outages) -> Steps:
+        """Whoever sends over a link that fails is told, after those who have just come to their end."""
+        for time in outages.changes:
+            yield self._ticks(time)
+            self._advance(self.now)
+            for flow in [flow for flow in self.fluid.under_way if outages.broken(flow.way, self.now)]:
+                self._tell(flow)
 
     def _settle(self) -> None:
         """At the end of this instant, when all that starts or stops now is known, ask for the next end."""
@@ -209,7 +258,7 @@ class Carrier:
 
     def _expect(self) -> None:
         self.settling = False
-        finish = self.fluid.next_finish if self.untold else inf
+        finish = self.fluid.next_event if self.untold else inf
         if finish != self.next_finish:
             self.next_finish = finish
             if finish < inf:

@@ -22,6 +22,7 @@ from fedsim.network.generated import (
     WattsStrogatz,
 )
 from fedsim.network.measured import RoundTrips
+from fedsim.network.outages import Outages, Policy, policy_of
 from fedsim.network.recorded import CrossSilo, GraphFile, TopologyZoo
 from fedsim.network.routes import Routes
 from fedsim.network.shapes import Shape
@@ -46,5 +47,6 @@ NETWORKS: dict[str, Callable[..., Network]] = {
 }
 """What a scenario can name under `network`; all but the first two are `Shape`s."""
 
-__all__ = ["NETWORKS", "Flow", "Fluid", "Interrupted", "Network", "Recording", "Repeated", "Routes", "Shape", "Star",
-           "Steps", "Transfer", "Tree", "Varying", "Way", "edge_name", "finish_times"]  # fmt: skip
+__all__ = ["NETWORKS", "Flow", "Fluid", "Interrupted", "Network", "Outages", "Policy", "Recording", "Repeated",
+           "Routes", "Shape", "Star", "Steps", "Transfer", "Tree", "Varying", "Way", "edge_name", "finish_times",
+           "policy_of"]  # fmt: skip

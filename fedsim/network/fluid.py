@@ -141,6 +141,11 @@ class Fluid:
         return not self._changed and flow.shared_rate == flow.top_rate
 
     @property
+    def under_way(self) -> list[Flow]:
+        """All flows that are not told yet to have ended, in the order of opening."""
+        return sorted(self._flows | self._fresh, key=attrgetter("number"))
+
+    @property
     def next_finish(self) -> float:
         """When the next flow finishes (seconds) if nothing else changes before; infinite if none does.
 
