@@ -23,7 +23,7 @@ from fedsim.evaluation import Evaluator
 from fedsim.executors import Null
 from fedsim.fleet import Fleet
 from fedsim.models import initial_params, training_flops
-from fedsim.network import Tree, edge_name
+from fedsim.network import Tree, edge_name, policy_of
 from fedsim.progress import Progress
 from fedsim.rng import stream
 from fedsim.roster import Census, Roster
@@ -157,7 +157,8 @@ class Stage:
     def share(self) -> Callable[[int], float] | None:
         """A device's share of the turns, where whoever is asked answers."""
         fleet = self.experiment.fleet
-        return fleet.participation.share if fleet.reliable else None
+        reached = policy_of(self.experiment.graph) != "fail"
+        return fleet.participation.share if fleet.reliable and reached else None
 
     def roster(self, seed: int, census: Census) -> Roster:
         """Of devices, who take part as their fleet says."""
@@ -221,6 +222,8 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     graph = arm.build(given, "network").graph(
         [device.down for device in fleet.devices], [device.up for device in fleet.devices]
     )
+    if keys.links is not None:
+        arm.build(given, "links").apply(graph, clients, seed)
     evaluator = Evaluator(model, layout, dataset, parts, keys.evaluate.train, keys.evaluate.clients)
     experiment = Experiment(arm, given, fleet, graph, work, trainer, evaluator, layout, params)
     experiment.simulation(Trace())  # what it refuses is refused before anything runs

@@ -20,7 +20,7 @@ from fedsim.errors import ScenarioError
 from fedsim.executors import EXECUTORS
 from fedsim.fleet import AVAILABILITY, DEVICES, PARTICIPATION, RATES, STRAGGLERS, Failures
 from fedsim.models import MODELS
-from fedsim.network import NETWORKS
+from fedsim.network import NETWORKS, TRACES, Conditions
 from fedsim.optimizers import OPTIMIZERS
 from fedsim.progress import Until
 from fedsim.results import sha256
@@ -40,6 +40,7 @@ FAMILIES = {
     "rate": RATES,
     "stragglers": STRAGGLERS,
     "network": NETWORKS,
+    "trace": TRACES,
     "optimizer": OPTIMIZERS,
     "select": SELECT,
     "aggregator": AGGREGATORS,
@@ -56,6 +57,7 @@ GIVEN = {
     "rate": ("labels",),
     "stragglers": ("folders",),
     "network": ("folders", "seed"),
+    "trace": ("folders",),
     "select": ("seed",),
     "aggregator": ("params", "roster", "local_momentum"),
     "executor": ("train", "worth", "row_bytes", "synchronous", "nothing"),
@@ -126,6 +128,8 @@ class Scenario:
     evaluate: Evaluate
     seed: int = 0
     network: Any = "star"
+    links: Conditions | None = None
+    """None: links are always up, and always the same."""
     edges: Edges | None = None
     """None: clients talk to the server themselves, whatever stands between."""
     select: Any = "uniform"

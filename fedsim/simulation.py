@@ -243,10 +243,9 @@ class Carrier:
             self.untold -= 1
 
     def _break_off(self, outages: Outages) -> Steps:
-        """Whoever sends over a link that fails is told, after those who have just come to their end."""
+        """Whoever sends over a link that fails is told."""
         for time in outages.changes:
             yield self._ticks(time)
-            self._advance(self.now)
             for flow in [flow for flow in self.fluid.under_way if outages.broken(flow.way, self.now)]:
                 self._tell(flow)
 
