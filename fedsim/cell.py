@@ -7,9 +7,11 @@ from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fedsim.carrier import Carrier
+from fedsim.clock import DEADLINE, FIRST_RANK, Cut, LinkDown, Moment, Process, Steps
 from fedsim.fleet import Fate, Fleet
 from fedsim.progress import Progress
-from fedsim.simulation import DEADLINE, FIRST_RANK, Carrier, Cut, Moment, Process, Simulation, Steps
+from fedsim.simulation import Simulation
 from fedsim.trace import ARRIVE, JOIN, KINDS, LEAVE, LOST, START, TRAIN, UPLOAD, VERSION
 from fedsim.work import Deferred, Kept, LocalTask, Update
 
@@ -65,7 +67,7 @@ class Cell:
     jobs: dict[int, Process] = field(default_factory=dict, init=False)
     """Who is at work."""
     broken: set[int] = field(default_factory=set, init=False)
-    """Who has failed and is not well yet."""
+    """Who has failed, or could not be reached, and is not well yet."""
     ordinals: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int), init=False)
     kept: dict[int, Kept] = field(default_factory=dict, init=False)
     """What each client's last training has left with it; one that was cut short leaves nothing."""
@@ -209,10 +211,10 @@ class Cell:
         self.act(self.aggregator.receive(update))
 
     def lose(self, client: int, version: int, cut: Cut) -> None:
-        """A client's work has come to nothing. One that failed by itself can be asked again after a while."""
+        """A client's work has come to nothing. One that failed, or whose link did, can be asked again after a while."""
         self.trace.add(self.clock.now, LOST, client, version, cut.nbytes)
         self.progress.failed()
-        if isinstance(cut, Failure):
+        if isinstance(cut, Failure | LinkDown):
             del self.jobs[client]
             self.broken.add(client)
             self.act(self.aggregator.leave([client]))

@@ -144,5 +144,7 @@ def _provenance(experiments: Sequence[Experiment]) -> str:
     parts = {"devices": keys.fleet.devices, "availability": keys.fleet.availability,
              "participation": keys.fleet.participation, "stragglers": keys.fleet.stragglers,
              "network": keys.network}  # fmt: skip
+    if keys.links is not None and keys.links.trace is not None:
+        parts["lines"] = keys.links.trace
     sources = {name: getattr(type(choice.arguments).member, "source", "synthetic") for name, choice in parts.items()}
     return "; ".join(f"{name}: {source}" for name, source in sources.items() if source)

@@ -9,8 +9,8 @@ from math import nan
 from typing import TYPE_CHECKING
 
 from fedsim.cell import Cell
+from fedsim.clock import FIRST_RANK, Moment, Steps
 from fedsim.server import ServerSimulation
-from fedsim.simulation import FIRST_RANK, Moment, Steps
 from fedsim.trace import JOIN
 from fedsim.work import Deferred, LocalResult, LocalTask
 
@@ -93,6 +93,11 @@ class HierarchySimulation(ServerSimulation):
         self.here.difference_update(clients)
         for edge, own in self.by_edge(clients):
             edge.go(own)
+
+    def recover(self, client: int) -> None:
+        """An edge that could not be reached can be asked again; it does not go away."""
+        self.broken.remove(client)
+        self.act(self.aggregator.join([client]))
 
     def by_edge(self, clients: list[int]) -> list[tuple[Edge, list[int]]]:
         """Each edge that some of them belong to, and which; in the order of the edges."""

@@ -135,6 +135,8 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     network = arm.build(given, "network")
     make = network.graph if keys.peers is None else network.serverless
     graph = make([device.down for device in fleet.devices], [device.up for device in fleet.devices])
+    if keys.links is not None:
+        arm.build(given, "links").apply(graph, clients, seed)
     each = keys.evaluate.clients and keys.peers is None
     evaluator = Evaluator(model, layout, dataset, parts, keys.evaluate.train, each)
     experiment = Experiment(arm, given, fleet, graph, work, trainer, evaluator, layout, params)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from fedsim.fleet import Failures
+from fedsim.network import Conditions
 from fedsim.progress import Until
 from fedsim.units import Duration
 
@@ -77,6 +78,8 @@ class Scenario:
     """What each of a number of equals does."""
     seed: int = 0
     network: Any = "star"
+    links: Conditions | None = None
+    """None: links are always up, and always the same."""
     edges: Edges | None = None
     """None: clients talk to the server themselves, whatever stands between."""
     select: Any = "uniform"

@@ -6,7 +6,8 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from fedsim.simulation import FIRST_RANK, Moment, Simulation, Steps
+from fedsim.clock import FIRST_RANK, Moment, Steps
+from fedsim.simulation import Simulation
 from fedsim.trace import ARRIVE, TRAIN, UPLOAD, VERSION
 from fedsim.work import Deferred, Kept, LocalTask
 

@@ -20,7 +20,7 @@ from fedsim.fleet import AVAILABILITY, DEVICES, PARTICIPATION, RATES, STRAGGLERS
 from fedsim.keys import Scenario
 from fedsim.mixing import GRAPHS, MERGE, MIXING
 from fedsim.models import MODELS
-from fedsim.network import NETWORKS
+from fedsim.network import NETWORKS, TRACES
 from fedsim.optimizers import OPTIMIZERS
 from fedsim.peers import COLLECTIVES, PEERS
 from fedsim.results import sha256
@@ -42,6 +42,7 @@ FAMILIES = {
     "graph": GRAPHS,
     "mixing": MIXING,
     "merge": MERGE,
+    "trace": TRACES,
     "optimizer": OPTIMIZERS,
     "select": SELECT,
     "aggregator": AGGREGATORS,
@@ -63,6 +64,7 @@ GIVEN = {
     "graph": ("clients", "seed", "apart", "links"),
     "mixing": ("clients", "seed", "folders"),
     "merge": ("rounds",),
+    "trace": ("folders",),
     "select": ("seed",),
     "aggregator": ("params", "roster", "local_momentum"),
     "peers": ("clients", "seed"),

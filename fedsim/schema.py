@@ -1,9 +1,10 @@
 """From constructors to a strict schema: `{name: {argument: value}}`, where the arguments are the constructor's own.
 
 A family is a table of constructors under the name of the argument that takes one. An argument whose name is a
-family's is a choice from it; an argument that is a dataclass is a group of arguments; `given` arguments come from the
-run and do not appear in a file. A constructor may name the one argument that a bare value stands for (`shorthand`);
-in a family, a bare number stands for the first member that does. There is no second description of anything.
+family's is a choice from it; an argument that is a dataclass, or a tuple of them, is a group of arguments, or a list of
+groups; `given` arguments come from the run and do not appear in a file. A constructor may name the one argument that a
+bare value stands for (`shorthand`); in a family, a bare number stands for the first member that does. There is no
+second description of anything.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import is_dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, ClassVar, cast, get_type_hints
+from typing import Any, ClassVar, cast, get_origin, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -176,6 +177,8 @@ class Schema:
             default = kind.model_construct(**vars(default)) if is_dataclass(default) else default
         elif type(None) in _kinds(hint) and is_dataclass(_kinds(hint)[0]):
             kind = self.arguments(_kinds(hint)[0]) | None
+        elif get_origin(hint) is tuple and is_dataclass(_kinds(hint)[0]):
+            kind = tuple[self.arguments(_kinds(hint)[0]), ...]
         else:
             kind = hint
         return (kind, Field(...) if default is inspect.Parameter.empty else default)
@@ -224,6 +227,8 @@ class Schema:
         """
         if isinstance(model, Choice):
             return self.build(model.arguments, given, (*path, model.name), place)
+        if isinstance(model, tuple):
+            return tuple(self.build(part, given, (*path, number), place) for number, part in enumerate(model))
         if not isinstance(model, Arguments):
             return model
         own = {name: self.build(getattr(model, name), given, (*path, name), place) for name in type(model).model_fields}

@@ -7,7 +7,8 @@ from heapq import heapify, heappop, heappush
 from itertools import islice
 
 from fedsim.cell import Cell
-from fedsim.simulation import CALENDAR, Steps, pass_time
+from fedsim.clock import CALENDAR, Steps
+from fedsim.simulation import pass_time
 from fedsim.units import FOREVER
 
 

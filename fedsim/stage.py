@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 import torch
 
+from fedsim.carrier import Carrier
 from fedsim.cell import round_trip
+from fedsim.clock import Clock
 from fedsim.edges import Edge, HierarchySimulation
 from fedsim.errors import ScenarioError
 from fedsim.executors import Null
-from fedsim.network import Shape, Tree, edge_name
+from fedsim.network import Shape, Tree, edge_name, policy_of
 from fedsim.rng import stream
 from fedsim.roster import Census, Roster
 from fedsim.selection import Select
 from fedsim.server import ServerSimulation
-from fedsim.simulation import Carrier, Clock, Simulation
+from fedsim.simulation import Simulation
 from fedsim.swarm import Swarm
 from fedsim.trace import Trace
 from fedsim.units import SECOND
@@ -108,6 +110,9 @@ class Stage:
             raise ScenarioError(f"{arm.place(('fleet', key))}: fleet.{key}: without a server everybody has to be there")
         if arm.keys.edges is not None:
             raise ScenarioError(f"{arm.place(('edges',))}: edges: there are none without a server")
+        if policy_of(self.experiment.graph) == "fail":
+            raise ScenarioError(f"{arm.place(('links', 'policy'))}: links.policy: peers wait for every message; "
+                                "take stall or reroute")  # fmt: skip
 
     def links(self, network: Any) -> nx.Graph:
         """Which peers the network links directly."""
@@ -136,7 +141,8 @@ class Stage:
     def share(self) -> Callable[[int], float] | None:
         """A device's share of the turns, where whoever is asked answers."""
         fleet = self.experiment.fleet
-        return fleet.participation.share if fleet.reliable else None
+        reached = policy_of(self.experiment.graph) != "fail"
+        return fleet.participation.share if fleet.reliable and reached else None
 
     def roster(self, seed: int, census: Census) -> Roster:
         """Of devices, who take part as their fleet says."""

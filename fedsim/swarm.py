@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from sys import maxsize
 from typing import TYPE_CHECKING, Protocol
 
+from fedsim.clock import FIRST_RANK, Steps
 from fedsim.node import Node
-from fedsim.simulation import FIRST_RANK, Simulation, Steps, pass_time
+from fedsim.simulation import Simulation, pass_time
 
 if TYPE_CHECKING:
     from torch import Tensor

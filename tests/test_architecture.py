@@ -14,6 +14,8 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "fedsim").rglob("*.py"))
 
 TIME = [
+    "clock",
+    "carrier",
     "simulation",
     "server",
     "cell",

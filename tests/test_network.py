@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from fedsim.network import NETWORKS, Flow, Fluid, Routes, Star, Transfer, finish_times, fluid
+from fedsim.network import NETWORKS, Flow, Fluid, Routes, Star, Steps, Transfer, finish_times, fluid
 
 close_to = pytest.approx
 quick = settings(max_examples=120, deadline=None, derandomize=True)
@@ -434,18 +434,27 @@ def slow_rates(flows: list[Slow], capacity: dict[Hashable, Fraction]) -> dict[Sl
     return rates
 
 
-def slow_run(flows: list[Slow], capacity: dict[Hashable, Fraction]) -> None:
-    """Fills in `finish` and `left` of every flow."""
+Epochs = list[tuple[Fraction, dict[Hashable, Fraction]]]
+"""Since when which capacities hold."""
+
+
+def slow_run(flows: list[Slow], epochs: Epochs) -> None:
+    """Fills in `finish` and `left` of every flow; one that waits for ever has no finish."""
     waiting, active = sorted(flows, key=lambda flow: flow.start), []
     now = Fraction(0)
     while waiting or active:
+        capacity = [capacities for since, capacities in epochs if since <= now][-1]
         rates = slow_rates(active, capacity)
-        ends = {flow: now + flow.left / rates[flow] for flow in active}
+        ends = {flow: now + flow.left / rates[flow] for flow in active if rates[flow]}
         gives_up = [flow.gives_up for flow in active if flow.gives_up is not None]
-        after = min([*ends.values(), *gives_up, *(flow.start for flow in waiting[:1])])
+        following = [since for since, _ in epochs if since > now]
+        events = [*ends.values(), *gives_up, *following, *(flow.start for flow in waiting[:1])]
+        if not events:
+            return
+        after = min(events)
         for flow in active:
             flow.left -= rates[flow] * (after - now)
-            if ends[flow] == after:
+            if ends.get(flow) == after:
                 flow.finish = after
         now = after
         arriving = [flow for flow in waiting if flow.start == now]
@@ -464,21 +473,27 @@ class Case:
     flows: list[Transfer]
     gives_up: list[float]
     """How long after its start each one is closed, if it is still there."""
+    times: list[float]
+    """When capacities change."""
 
     def slow(self, closing: bool) -> list[Slow]:
         """What the reference makes of them."""
-        figures = {
-            self.link(u, v): Fraction(d["capacity"]) for u, v, d in self.graph.edges(data=True) if d["capacity"] < inf
-        }
+        epochs = [(Fraction(since), self.capacities(since)) for since in sorted({0.0, *self.times})]
         flows: list[Slow] = []
         for flow, patience in zip(self.flows, self.gives_up, strict=True):
             hops = list(pairwise(flow["path"]))
             start = flow["start"] + sum(self.graph.edges[hop]["latency"] for hop in hops)
-            links = [self.link(*hop) for hop in hops if self.link(*hop) in figures]
+            links = [self.link(*hop) for hop in hops if self.link(*hop) in epochs[0][1]]
             gives_up = Fraction(start + patience) if closing else None
             flows.append(Slow(links, Fraction(flow["bytes"]), Fraction(start), gives_up))
-        slow_run(flows, figures)
+        slow_run(flows, epochs)
         return flows
+
+    def capacities(self, now: float) -> dict[Hashable, Fraction]:
+        """Those of the finite links."""
+        edges = self.graph.edges(data="capacity")
+        present = {self.link(u, v): c if isinstance(c, float) else c.at(now)[0] for u, v, c in edges}
+        return {link: Fraction(capacity) for link, capacity in present.items() if capacity < inf}
 
     def link(self, source: Hashable, target: Hashable) -> Hashable:
         return (source, target) if self.graph.is_directed() else frozenset((source, target))
@@ -489,27 +504,33 @@ time = st.one_of(st.integers(0, 4).map(float), st.floats(0, 10))
 
 
 @st.composite
-def cases(draw) -> Case:
+def cases(draw, changing: bool = False) -> Case:
+    """Where capacities change, they do so at common times, and may be 0 from some on or for a while."""
     nodes = list(range(draw(st.integers(2, 5))))
     graph = draw(st.sampled_from([nx.Graph, nx.DiGraph]))()
     graph = nx.complete_graph(len(nodes), create_using=graph)
+    times = sorted(draw(st.sets(time.filter(bool), min_size=1, max_size=6))) if changing else []
     for edge in graph.edges:
-        graph.edges[edge].update(capacity=draw(number | st.just(inf)), latency=draw(st.sampled_from([0.0, 0.5])))
+        capacity = draw(number | st.just(inf))
+        if changing and draw(st.booleans()):
+            chosen = sorted(draw(st.sets(st.sampled_from(times), min_size=1)))
+            capacity = Steps(draw(number), [(step, draw(number | st.just(0.0))) for step in chosen])
+        graph.edges[edge].update(capacity=capacity, latency=draw(st.sampled_from([0.0, 0.5])))
     count = draw(st.integers(1, 8))
     paths = [draw(st.permutations(nodes))[: draw(st.integers(1, len(nodes)))] for _ in range(count)]
     flows = [transfer(path, draw(number | st.just(0.0)), draw(time)) for path in paths]
-    return Case(graph, flows, [draw(time) + 0.25 for _ in flows])
+    return Case(graph, flows, [draw(time) + 0.25 for _ in flows], times)
 
 
 @quick
-@given(cases())
+@given(cases() | cases(changing=True))
 def test_finish_times_are_those_of_the_slow_reference(case):
-    expected = [float(flow.finish) for flow in case.slow(closing=False)]
+    expected = [inf if flow.finish is None else float(flow.finish) for flow in case.slow(closing=False)]
     assert finish_times(case.graph, case.flows) == close_to(expected, rel=1e-9)
 
 
 @quick
-@given(cases(), st.randoms(use_true_random=False))
+@given(cases() | cases(changing=True), st.randoms(use_true_random=False))
 def test_the_order_of_equals_does_not_matter(case, random: Random):
     order = random.sample(range(len(case.flows)), len(case.flows))
     straight = finish_times(case.graph, case.flows)
@@ -518,7 +539,7 @@ def test_the_order_of_equals_does_not_matter(case, random: Random):
 
 
 @quick
-@given(cases())
+@given(cases() | cases(changing=True))
 def test_laws_hold_at_every_event_and_bytes_are_conserved(case):
     """The max-min certificate after every event; the bytes carried, summed from the rates, are the reference's."""
     network = Fluid(case.graph)
@@ -532,12 +553,12 @@ def test_laws_hold_at_every_event_and_bytes_are_conserved(case):
     def go_to(then: float) -> None:
         nonlocal now
         while now < then:
-            after = min(then, network.next_finish)
+            after = min(then, network.next_event)
             for index, flow in flows.items():
                 carried[index] += flow.rate * (after - now)
             network.advance(after)
             now = after
-            certify(case, network, flows)
+            certify(case, network, flows, now)
 
     for then, opens, index in sorted(script):
         go_to(then)
@@ -545,7 +566,7 @@ def test_laws_hold_at_every_event_and_bytes_are_conserved(case):
             flows[index] = network.open(case.flows[index]["path"], case.flows[index]["bytes"], then)
         elif flows[index].finish > then:
             assert network.close(flows[index], then) == close_to(carried[index], rel=1e-9, abs=1e-9)
-        certify(case, network, flows)
+        certify(case, network, flows, now)
 
     network.advance(inf)
     network.check()
@@ -556,17 +577,21 @@ def test_laws_hold_at_every_event_and_bytes_are_conserved(case):
             assert carried[index] == close_to(flows[index].nbytes - float(slow.left), rel=1e-9, abs=1e-9)
 
 
-def certify(case: Case, network: Fluid, flows: dict[int, Flow]) -> None:
+def certify(case: Case, network: Fluid, flows: dict[int, Flow], now: float) -> None:
     """No link is overfull, and every flow has a full link on which nobody is faster."""
     network.check()
+    capacity = case.capacities(now)
     crowd: dict[Hashable, list[float]] = {}
     for flow in flows.values():
         for hop in pairwise(flow.path):
             crowd.setdefault(case.link(*hop), []).append(flow.rate)
     for flow in flows.values():
         if flow.rate:
-            rates = [(case.graph.edges[hop]["capacity"], crowd[case.link(*hop)]) for hop in pairwise(flow.path)]
-            assert any(sum(r) >= c * (1 - 1e-9) and flow.rate >= max(r) * (1 - 1e-9) for c, r in rates)
+            links = [link for link in (case.link(*hop) for hop in pairwise(flow.path)) if link in capacity]
+            assert any(
+                sum(crowd[link]) >= float(capacity[link]) * (1 - 1e-9) and flow.rate >= max(crowd[link]) * (1 - 1e-9)
+                for link in links
+            )
 
 
 # Routes and topologies

@@ -6,7 +6,7 @@ import gc
 
 import pytest
 
-from fedsim.simulation import FIRST_RANK, Clock, Cut, Moment, Steps, seldom_collected
+from fedsim.clock import FIRST_RANK, Clock, Cut, Moment, Steps, seldom_collected
 
 
 def watched(clock: Clock, waits, seen: list, name: str = "", after=()) -> Steps:

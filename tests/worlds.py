@@ -10,15 +10,17 @@ from math import inf
 import torch
 
 from fedsim.aggregators.aggregator import Aggregator
+from fedsim.carrier import Carrier
 from fedsim.cell import Workload, round_trip
+from fedsim.clock import Clock
 from fedsim.executors import Inline, Null, Stacked
 from fedsim.fleet import Device, Failures, Fleet
-from fedsim.network import Star
+from fedsim.network import Conditions, Star
 from fedsim.progress import Progress, Until
 from fedsim.roster import Census, Roster
 from fedsim.selection import Select, Uniform
 from fedsim.server import ServerSimulation
-from fedsim.simulation import Carrier, Clock, Simulation
+from fedsim.simulation import Simulation
 from fedsim.trace import COLUMNS, Trace
 from fedsim.units import SECOND
 from fedsim.work import LocalResult, LocalTask
@@ -68,6 +70,7 @@ def simulation(
     star: Star | None = None,
     nbytes: int = 1000,
     failures: Failures | None = None,
+    links: Conditions | None = None,
     every: int = 10 * SECOND,
 ) -> ServerSimulation:
     """Ready to run; each client sees one example in one step, so its device's seconds are its round's."""
@@ -76,6 +79,8 @@ def simulation(
     clients = len(fleet.devices)
     star = star or Star(latency=0, server_up=inf, server_down=inf)
     graph = star.graph([device.down for device in fleet.devices], [device.up for device in fleet.devices])
+    if links:
+        links.apply(graph, clients, seed=1)
     ones = [1] * clients
     work = Workload(steps=ones, seen=ones, held=[10] * clients, flops=1.0, down=nbytes, up=nbytes)
     period = partial(round_trip, fleet=fleet, work=work, carrier=Carrier(Clock(), graph))

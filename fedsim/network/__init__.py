@@ -10,7 +10,9 @@ It is usable alone, without torch and SimPy:
 
 from collections.abc import Callable
 
-from fedsim.network.fluid import Fluid, Transfer, finish_times
+from fedsim.network.capacity import Interrupted, Recording, Repeated, Steps, Varying
+from fedsim.network.conditions import Conditions, Outage
+from fedsim.network.fluid import Fluid
 from fedsim.network.generated import (
     BarabasiAlbert,
     Complete,
@@ -21,11 +23,14 @@ from fedsim.network.generated import (
     WattsStrogatz,
 )
 from fedsim.network.measured import RoundTrips
+from fedsim.network.outages import Outages, Policy, policy_of
 from fedsim.network.recorded import CrossSilo, GraphFile, TopologyZoo
 from fedsim.network.routes import Routes
 from fedsim.network.shapes import Shape
 from fedsim.network.sharing import Flow, Way
 from fedsim.network.topologies import Network, Star, Tree, edge_name
+from fedsim.network.traces import TRACES
+from fedsim.network.transfers import Transfer, finish_times
 
 NETWORKS: dict[str, Callable[..., Network]] = {
     "star": Star,
@@ -44,5 +49,6 @@ NETWORKS: dict[str, Callable[..., Network]] = {
 }
 """What a scenario can name under `network`; all but the first two are `Shape`s."""
 
-__all__ = ["NETWORKS", "Flow", "Fluid", "Network", "Routes", "Shape", "Star", "Transfer", "Tree", "Way", "edge_name",
-           "finish_times"]  # fmt: skip
+__all__ = ["NETWORKS", "TRACES", "Conditions", "Flow", "Fluid", "Interrupted", "Network", "Outage", "Outages",
+           "Policy", "Recording", "Repeated", "Routes", "Shape", "Star", "Steps", "Transfer", "Tree", "Varying", "Way",
+           "edge_name", "finish_times", "policy_of"]  # fmt: skip

@@ -1,7 +1,8 @@
-"""Transfers as fluids: whoever shares a link shares it max-min fairly; a rate changes only when a flow starts or ends.
+"""Transfers as fluids: whoever shares a link shares it max-min fairly.
 
-`Fluid` is a state machine without a clock of its own: it is told the time and answers when the next flow will finish.
-Six things make it quick and leave it exact:
+A rate changes only when a flow starts or ends, or when the capacity of a link takes a step. `Fluid` is a state machine
+without a clock of its own: it is told the time and answers when the next flow will finish. Seven things make it quick
+and leave it exact:
 
 * A link whose flows could not fill it even at their top rates never binds, so its flows do not touch one another. The
   other links are *tight*. Flows that tight links connect form a *pool*, and a change is felt in its own pool only.
@@ -13,6 +14,7 @@ Six things make it quick and leave it exact:
   through again when that place comes to the top.
 * Rates are worked out when somebody asks, so whatever starts or ends at one instant is shared out once.
 * A flow that touches nobody needs no place in the heap either, if its owner knows the finish and comes back for it.
+* A link that varies is asked for its capacity while it has flows, and no more.
 """
 
 from __future__ import annotations
@@ -20,9 +22,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Hashable, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
-from math import fsum, inf, isfinite
+from math import fsum, inf
 from operator import attrgetter
-from typing import TypedDict
 
 import networkx as nx
 
@@ -37,9 +38,10 @@ FINISH = attrgetter("shared_finish")
 class Fluid:
     """All transfers under way on one graph.
 
-    Each edge carries `capacity` in bytes per second (may be infinite) and `latency` in seconds. An undirected edge is
-    one capacity that both directions share; an edge of a DiGraph is the capacity of one direction. The graph must not
-    change afterwards. Times are seconds and never decrease. ValueError names an edge that is not fit for use.
+    Each edge carries `capacity` in bytes per second (may be infinite, or `Varying`) and `latency` in seconds. An
+    undirected edge is one capacity that both directions share; an edge of a DiGraph is the capacity of one direction.
+    The graph must not change afterwards. Times are seconds and never decrease. A flow over a link whose capacity is 0
+    waits. ValueError names an edge that is not fit for use.
 
     >>> graph = nx.Graph()
     >>> graph.add_edge("a", "b", capacity=10.0, latency=0.5)
@@ -57,6 +59,8 @@ class Fluid:
         self._flows: set[Flow] = set()  # all others
         self._finishes: list[tuple[float, int, Flow, list[Flow]]] = []  # the first of each pool
         self._pools = 0
+        self._steps: list[tuple[float, int, Link]] = []  # when capacities may change next
+        self._turns = 0
         self._changed: dict[Link, float] = {}  # the links whose flows must be shared anew, and the slowest that left
         self._finished: list[Flow] = []
         self.now = -inf
@@ -67,7 +71,7 @@ class Fluid:
         self.delivered: float = 0
         """Bytes of those that finished."""
         self.lost: float = 0
-        """Bytes carried in vain, by those that were closed before."""
+        """Bytes carried by those that were closed before."""
         self.unsent: float = 0
         """Bytes that those never sent."""
 
@@ -89,6 +93,8 @@ class Fluid:
         self._number += 1
         self.opened += nbytes
         for link in flow.links:
+            if link.until <= now:
+                self._turn(link)
             if link.slack < flow.cap:
                 self._watch()  # whoever has finished meanwhile makes room
                 if link.slack < flow.cap:
@@ -135,8 +141,13 @@ class Fluid:
         return not self._changed and flow.shared_rate == flow.top_rate
 
     @property
+    def under_way(self) -> list[Flow]:
+        """All flows that are not told yet to have ended, in the order of opening."""
+        return sorted(self._flows | self._fresh, key=attrgetter("number"))
+
+    @property
     def next_finish(self) -> float:
-        """When the next flow finishes (seconds) if nothing starts before; infinite if none does.
+        """When the next flow finishes (seconds) if nothing else changes before; infinite if none does.
 
         The answer needs new rates, so it is best asked once for all that changes at one instant.
         """
@@ -144,6 +155,12 @@ class Fluid:
         while self._finishes and not self._first_holds():
             pass
         return self._finishes[0][0] if self._finishes else inf
+
+    @property
+    def next_event(self) -> float:
+        """When the next flow finishes or the capacity of a link in use may change (seconds), whichever is first."""
+        finish = self.next_finish
+        return min(finish, self._steps[0][0]) if self._steps else finish
 
     def share(self) -> None:
         """Work out the rates that the latest changes have touched. Whoever asks for a rate or a finish causes it."""
@@ -162,8 +179,9 @@ class Fluid:
 
         Let all rates rise together from 0, once as before the changes and once as after them. Where a flow has left,
         the two differ from its rate on. Where one has come, they differ from the rate on at which the link is full
-        with it. Below the least of these rates both are the same, link for link: whoever has stopped there has its
-        fair rate already, and whoever has come and stops there has its top rate.
+        with it. Where a capacity has changed, they differ from the rate on at which the link was full or is full now.
+        Below the least of these rates both are the same, link for link: whoever has stopped there has its fair rate
+        already, and whoever has come and stops there has its top rate.
         """
         return min(min(left, full_level(link)) for link, left in self._changed.items())
 
@@ -196,6 +214,8 @@ class Fluid:
 
     def _is_due(self, now: float) -> bool:
         """Whether until then anything happens but that fresh flows end."""
+        if self._steps and self._steps[0][0] <= now:
+            return True
         return bool(self._changed) or (bool(self._finishes) and self._finishes[0][0] <= now)
 
     def _watch(self) -> None:
@@ -210,17 +230,34 @@ class Fluid:
         self._fresh.clear()
 
     def _finish_until(self, now: float) -> None:
-        """Each round ends at least one flow and starts none, so the rounds come to an end."""
+        """Each round ends a flow or changes a capacity, and starts none, so the rounds come to an end."""
         until = min(now, LARGEST)
-        while (finish := self.next_finish) <= until:
-            self.now = finish
-            while self._finishes and self._finishes[0][0] <= finish:
+        while (event := self.next_event) <= until:
+            self.now = event
+            while self._finishes and self._finishes[0][0] <= event:
                 pool = self._finishes[0][3]
-                for flow in [flow for flow in pool if flow.pool is pool and flow.shared_finish <= finish]:
-                    self._finish(flow, finish)
+                for flow in [flow for flow in pool if flow.pool is pool and flow.shared_finish <= event]:
+                    self._finish(flow, event)
                 self._first_holds()
-            if finish == now:
+            while self._steps and self._steps[0][0] <= event:
+                link = heappop(self._steps)[2]
+                if link.flows:
+                    self._turn(link)
+            if event == now:
                 return  # what starts now is shared out in one go with what has ended
+
+    def _turn(self, link: Link) -> None:
+        """Let a link have the capacity of this moment.
+
+        If it has grown, its fastest flow was not faster than the rate at which it was full.
+        """
+        grown = self._links.turn(link, self.now)
+        if link.flows:
+            full = max(flow.units for flow in link.flows) if grown > 0 else inf
+            self._changed[link] = min(full, self._changed.get(link, inf))
+        if link.until < inf:
+            self._turns += 1
+            heappush(self._steps, (link.until, self._turns, link))
 
     def _finish(self, flow: Flow, finish: float) -> None:
         self._flows.remove(flow)
@@ -257,34 +294,3 @@ class Fluid:
         else:
             heappop(self._finishes)
         return False
-
-
-class Transfer(TypedDict):
-    """One transfer, as `finish_times` is asked about it."""
-
-    path: Sequence[Hashable]
-    """The nodes it passes."""
-    bytes: float
-    start: float
-    """Seconds."""
-
-
-def finish_times(graph: nx.Graph, flows: Sequence[Transfer]) -> list[float]:
-    """When each transfer is complete (seconds): its start, the latency of its path, then its time on the shared links.
-
-    The graph is one that `Fluid` accepts. ValueError names what it cannot use.
-
-    >>> graph = nx.DiGraph([("a", "b", {"capacity": 100.0, "latency": 0.5})])
-    >>> finish_times(graph, [{"path": ["a", "b"], "bytes": 100, "start": start} for start in (0.0, 0.5)])
-    [2.0, 2.5]
-    """
-    fluid = Fluid(graph)
-    for flow in flows:
-        if not isfinite(flow["start"]):
-            raise ValueError(f"a transfer starts at {flow['start']!r} s: expected a finite number")
-    starts = [flow["start"] + fluid.way(flow["path"]).latency for flow in flows]
-    opened: dict[int, Flow] = {}
-    for index in sorted(range(len(flows)), key=starts.__getitem__):
-        opened[index] = fluid.open(flows[index]["path"], flows[index]["bytes"], starts[index])
-    fluid.advance(inf)
-    return [opened[index].finish for index in range(len(flows))]

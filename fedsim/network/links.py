@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from itertools import pairwise
 from math import fsum, inf, nan
+from typing import Any
 
 import networkx as nx
 
@@ -13,12 +14,15 @@ from fedsim.network.sharing import Link, Way
 
 GUARD_BITS = 64
 """An equal share is rounded down to a whole number of units, so units are this much finer than capacities need."""
+BEYOND_MEASURE = 2.0**100
+"""Bytes per second that stand for an infinite capacity where it does not last: sums of it stay numbers."""
 
 
 class Links:
     """All links of a graph, each made when it is first used.
 
-    ValueError names the edge that lacks a capacity above 0 (bytes per second) or a latency of 0 or more (seconds).
+    ValueError names the edge that lacks a capacity above 0 (bytes per second; or one that varies) or a latency of 0 or
+    more (seconds).
     """
 
     def __init__(self, graph: nx.Graph) -> None:
@@ -27,7 +31,8 @@ class Links:
         self._graph = graph
         self._made: dict[tuple[Hashable, Hashable], Link] = {}
         self._ways: dict[tuple[Hashable, ...], Way] = {}
-        capacities = (_capacity_and_latency(*edge)[0] for edge in graph.edges(data=True))
+        capacities = {_checked(*edge)[0] for edge in graph.edges(data=True)}
+        capacities |= set().union(*{c.levels for *_, c in graph.edges(data="capacity") if hasattr(c, "levels")})
         finest = max((capacity.as_integer_ratio()[1] for capacity in capacities if capacity < inf), default=1)
         self.scale = finest << GUARD_BITS
         """Units in one byte per second. A float is a whole number over a power of two, so the finest fits all."""
@@ -41,39 +46,65 @@ class Links:
         """Those that a path has led along so far."""
         return set(self._made.values())
 
+    def turn(self, link: Link, now: float) -> int:
+        """Give a link that varies the capacity of this moment; by how much it has grown, in units."""
+        assert link.varying is not None
+        before = link.units
+        capacity, link.until = link.varying.at(now)
+        link.capacity = min(capacity, BEYOND_MEASURE)
+        link.units = self._units(link.capacity)
+        link.slack += link.units - before
+        return link.units - before
+
     def _explore(self, path: tuple[Hashable, ...]) -> Way:
         links = [self._made.get(ends) or self._make(*ends) for ends in pairwise(path)]
         if len(set(links)) < len(links):
             raise ValueError(f"the path {list(path)!r} uses a link twice")
         if not links and (not path or path[0] not in self._graph):
             raise ValueError(f"the path {list(path)!r} is not in the graph")
-        finite = tuple(link for link in links if link.units)
-        cap, top_rate = min(((link.units, link.capacity) for link in finite), default=(0, inf))
+        finite = tuple(link for link in links if link.peak[0])
+        cap, top_rate = min((link.peak for link in finite), default=(0, inf))
         way = self._ways[path] = Way(path, finite, cap, top_rate, fsum(link.latency for link in links))
         return way
 
     def _make(self, source: Hashable, target: Hashable) -> Link:
         if not self._graph.has_edge(source, target):
             raise ValueError(f"there is no link {source!r} -> {target!r}")
-        capacity, latency = _capacity_and_latency(source, target, self._graph[source][target])
-        units = 0
-        if capacity < inf:
-            whole, fraction = capacity.as_integer_ratio()
-            units = whole * (self.scale // fraction)
-        link = self._made[source, target] = Link(capacity, latency, units, slack=units)
+        edge = self._graph[source][target]
+        capacity, latency = _checked(source, target, edge)
+        varying = edge["capacity"] if hasattr(edge["capacity"], "levels") else None
+        until = inf
+        if varying:
+            capacity, until = min(capacity, BEYOND_MEASURE), -inf
+        units = self._units(capacity)
+        link = Link(capacity, latency, units, units, (units, capacity), varying, until)
+        self._made[source, target] = link
         if not self._graph.is_directed():
             self._made[target, source] = link
         return link
 
+    def _units(self, capacity: float) -> int:
+        """A capacity in units; 0 if it is infinite."""
+        if capacity == inf:
+            return 0
+        whole, fraction = capacity.as_integer_ratio()
+        return whole * (self.scale // fraction)
 
-def _capacity_and_latency(source: Hashable, target: Hashable, edge: Mapping[str, float]) -> tuple[float, float]:
+
+def _checked(source: Hashable, target: Hashable, edge: Mapping[str, Any]) -> tuple[float, float]:
+    """A link's capacity, the largest if it varies, and its latency."""
     link = f"the link {source!r} -> {target!r}"
+    levels: Collection[float] | None = getattr(edge.get("capacity"), "levels", None)
+    if levels is not None:
+        if not all(level >= 0 for level in levels):
+            raise ValueError(f"{link} has the capacities {sorted(levels)!r}, of which none may be below 0")
+        edge = {**edge, "capacity": max(levels)}
     capacity = _number(link, edge, "capacity", sys.float_info.min, inf, "a number of bytes per second above 0")
     latency = _number(link, edge, "latency", 0.0, sys.float_info.max, "a number of seconds, 0 or more")
     return capacity, latency
 
 
-def _number(link: str, edge: Mapping[str, float], name: str, least: float, most: float, words: str) -> float:
+def _number(link: str, edge: Mapping[str, Any], name: str, least: float, most: float, words: str) -> float:
     try:
         value = float(edge[name])
     except KeyError:

@@ -150,7 +150,7 @@ def wires(links: nx.Graph) -> nx.DiGraph:
     graph.add_nodes_from(links.nodes(data=True))
     for one, other, link in links.edges(data=True):
         start, end = f"wire {one}-{other} in", f"wire {one}-{other} out"
-        graph.add_edge(start, end, **link)
+        graph.add_edge(start, end, wire=(one, other), **link)
         for node in (one, other):
             graph.add_edge(node, start, capacity=inf, latency=0.0)
             graph.add_edge(end, node, capacity=inf, latency=0.0)

@@ -9,19 +9,29 @@ from math import inf
 from operator import attrgetter
 from typing import Any
 
+from fedsim.network.capacity import Varying
+
+ROUNDING = 1e-12
+"""Of a time: whoever was to finish so soon after a change of rate has finished with it."""
+
 
 @dataclass(slots=True, eq=False)
 class Link:
     """One capacity: an edge, or one direction of it."""
 
     capacity: float
-    """Bytes per second."""
+    """Bytes per second, at present."""
     latency: float
     """Seconds."""
     units: int
     """The capacity as an integer; 0 where it is infinite."""
     slack: int
     """The capacity less the top rates of all its flows, in units. Where it is negative the link is tight."""
+    peak: tuple[int, float]
+    """The largest capacity ever, in units and in bytes per second."""
+    varying: Varying | None = None
+    until: float = inf
+    """When the present capacity ends (seconds); of a link that varies, past as long as nobody uses it."""
     flows: dict[Flow, None] = field(default_factory=dict, repr=False)
     free: int = 0
     """While rates are worked out: the units that are not given away yet."""
@@ -37,7 +47,7 @@ class Way:
     links: tuple[Link, ...]
     """Those that can hold a transfer up, as their capacity is finite."""
     cap: int
-    """The units of the narrowest of them; 0 if there is none."""
+    """The units of the narrowest of them at its best; 0 if there is none."""
     top_rate: float
     """The same in bytes per second; infinite if there is none."""
     latency: float
@@ -59,7 +69,7 @@ class Flow:
     links: Sequence[Link] = ()
     """Those that can hold it up; without any it finishes at once."""
     cap: int = 0
-    """The units of the narrowest link."""
+    """The units of the narrowest link at its best."""
     top_rate: float = 0.0
     """The same in bytes per second: its rate if nobody shares."""
     units: int = 0
@@ -107,10 +117,11 @@ class Flow:
         """Go on at another rate. The same rate changes nothing, so the foreseen finish does not drift."""
         self.units = units
         if rate != self.shared_rate:
-            self.left = self.remaining(now)
+            due = self.since < now and self.shared_finish - now <= ROUNDING * abs(now)
+            self.left = 0.0 if due else self.remaining(now)
             self.since = now
             self.shared_rate = rate
-            self.shared_finish = now + self.left / rate
+            self.shared_finish = now + self.left / rate if rate else inf if self.left else now
 
 
 def full_level(link: Link) -> int | float:

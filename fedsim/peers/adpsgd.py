@@ -12,8 +12,8 @@ from fedsim.errors import ScenarioError
 from fedsim.rng import chance
 
 if TYPE_CHECKING:
+    from fedsim.clock import Steps
     from fedsim.node import Node
-    from fedsim.simulation import Steps
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,8 @@ from torch import Tensor
 from fedsim.vector import mean
 
 if TYPE_CHECKING:
+    from fedsim.clock import Moment
     from fedsim.node import Node
-    from fedsim.simulation import Moment
 
 Merged = Generator["Moment", None, Tensor]
 

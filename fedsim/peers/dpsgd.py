@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from fedsim.peers.exchange import Mixes
 
 if TYPE_CHECKING:
+    from fedsim.clock import Steps
     from fedsim.node import Node
-    from fedsim.simulation import Steps
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,9 +17,9 @@ from torch import Tensor
 from fedsim.vector import weighted_sum
 
 if TYPE_CHECKING:
+    from fedsim.clock import Moment
     from fedsim.mixing import Mixing, Row
     from fedsim.node import Node
-    from fedsim.simulation import Moment
 
 Mixed = Generator["Moment", None, list[Tensor]]
 

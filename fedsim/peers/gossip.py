@@ -13,8 +13,8 @@ from fedsim.peers.collectives import Ring
 from fedsim.peers.exchange import Mixes
 
 if TYPE_CHECKING:
+    from fedsim.clock import Steps
     from fedsim.node import Node
-    from fedsim.simulation import Steps
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from pydantic import Field
 from fedsim.peers.exchange import Mixes, zeros
 
 if TYPE_CHECKING:
+    from fedsim.clock import Steps
     from fedsim.node import Node
-    from fedsim.simulation import Steps
 
 
 @dataclass(frozen=True, kw_only=True)

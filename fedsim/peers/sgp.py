@@ -9,8 +9,8 @@ from fedsim.peers.exchange import Mixes
 from fedsim.vector import total
 
 if TYPE_CHECKING:
+    from fedsim.clock import Steps
     from fedsim.node import Node
-    from fedsim.simulation import Steps
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from fedsim.mixing.mixing import matrix
 from fedsim.peers.exchange import Mixed, Mixes, zeros
 
 if TYPE_CHECKING:
+    from fedsim.clock import Steps
     from fedsim.node import Node
-    from fedsim.simulation import Steps
 
 
 @dataclass(frozen=True, kw_only=True)
