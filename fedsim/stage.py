@@ -111,7 +111,7 @@ class Stage:
         if arm.keys.edges is not None:
             raise ScenarioError(f"{arm.place(('edges',))}: edges: there are none without a server")
         if policy_of(self.experiment.graph) == "fail":
-            raise ScenarioError(f"{arm.place(('links', 'policy'))}: links.policy: peers wait for every message; "
+            raise ScenarioError(f"{arm.place(('links', 'on_outage'))}: links.on_outage: peers need every message; "
                                 "take stall or reroute")  # fmt: skip
 
     def links(self, network: Any) -> nx.Graph:

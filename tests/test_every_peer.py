@@ -121,6 +121,8 @@ def test_half_the_capacity_costs_time_and_changes_no_number(tmp_path) -> None:
         ({"fleet": DIGITS["fleet"] | {"availability": {"markov": {"on": "1 h", "off": "1 h"}}}}, "fleet.availability"),
         ({"fleet": DIGITS["fleet"] | {"drop": 0.1}}, "fleet.drop: without a server everybody has to be there"),
         ({"edges": {"aggregator": "fedavg"}}, "edges: there are none without a server"),
+        ({"links": {"outages": [{"between": [0, 1], "start": "1 s", "end": "2 s"}], "on_outage": "fail"}},
+         "links.on_outage: peers need every message; take stall or reroute"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
@@ -128,6 +130,35 @@ def test_what_does_not_fit_is_one_line(changes, words) -> None:
     with pytest.raises(ScenarioError, match=words) as error:
         experiment.assemble(*scenario.read(DIGITS | {"peers": "local"} | changes))
     assert len(str(error.value).splitlines()) == 1
+
+
+RING = {"ring": {"capacity": "20 kbit/s", "latency": "10 ms"}}
+
+
+@pytest.mark.parametrize(("on_outage", "rounds"), [("stall", 25), ("reroute", 25)])
+def test_an_outage_costs_time_and_changes_no_number(tmp_path, on_outage, rounds) -> None:
+    """2.6 kB take 1 s on a link; reroute sends them the other way round the ring."""
+    network = f"network={json.dumps(RING)}"
+    outage = {"between": [0, 1], "start": "10 s", "end": "2 h"}
+    links = f"links={json.dumps({'outages': [outage], 'on_outage': on_outage})}"
+    calm, rough = (run(tmp_path, "gossip", network, *more, mixing="metropolis") for more in ((), (links,)))
+    assert rough.receipt["counts"]["versions"] == rounds
+    assert calm.receipt["digests"]["peers.safetensors"] == rough.receipt["digests"]["peers.safetensors"]
+    calm_end, rough_end = calm.metrics.time_s.iloc[-1], rough.metrics.time_s.iloc[-1]
+    assert calm_end < 7200
+    assert (rough_end > 7200) == (on_outage == "stall")
+    assert rough_end > calm_end
+
+
+def test_a_partition_holds_back_those_beyond_it(tmp_path) -> None:
+    split = {"split": [[0, 1, 2, 3], [4, 5, 6, 7]], "start": "10 s", "end": "1 h"}
+    links = f"links={json.dumps({'outages': [split]})}"
+    trace = run(tmp_path, "gossip", f"network={json.dumps(RING)}", links, mixing="metropolis").trace
+    come = trace[trace.kind == "arrive"]
+    across = (come.client < 4) != (come.peer < 4)
+    apart = come.time.between(12_000_000, 3_600_000_000 - 1)
+    assert (across & ~apart).any()
+    assert not (across & apart).any()
 
 
 def test_without_an_algorithm_there_is_no_scenario() -> None:

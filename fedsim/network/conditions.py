@@ -25,7 +25,7 @@ class Outage:
     start: Duration
     end: Duration
     between: tuple[Node, Node] | None = None
-    """Both directions are down."""
+    """Both directions are down. A client that has a router to itself, as among peers, may stand for it."""
     split: tuple[tuple[Node, ...], ...] | None = None
     """A partition: groups of nodes between which all links are down. A node that is in none goes with the group that is
     the fewest hops away, the first among equals; so in a star the hub, and who is not named, go with the first."""
@@ -48,10 +48,19 @@ class Outage:
     def links(self, graph: nx.Graph) -> Iterator[tuple[Hashable, Hashable]]:
         """The edges of the graph that are down. A wire, which both directions share, is one edge."""
         belongs = _groups(graph, self.split) if self.split else {}
+        ends = _ends(graph, *self.between) if self.between else None
         for source, target, wire in graph.edges(data="wire"):
             one, other = wire or (source, target)
-            if {one, other} == set(self.between or ()) or belongs.get(one) != belongs.get(other):
+            if {one, other} == ends or belongs.get(one) != belongs.get(other):
                 yield source, target
+
+
+def _ends(graph: nx.Graph, one: Node, other: Node) -> set[Hashable]:
+    """Two nodes, or what lies between each and the rest if they are not linked themselves."""
+    if graph.has_edge(one, other) or graph.has_edge(other, one):
+        return {one, other}
+    around = [set(nx.all_neighbors(graph, node)) for node in (one, other)]
+    return {next(iter(near)) if len(near) == 1 else node for node, near in zip((one, other), around, strict=True)}
 
 
 def _groups(graph: nx.Graph, split: Collection[Collection[Node]]) -> dict[Hashable, int]:
