@@ -11,8 +11,8 @@ from typing import Any
 
 from fedsim.network.capacity import Varying
 
-ROUNDING = 1e-12
-"""Of a time: whoever was to finish so soon after a change of rate has finished with it."""
+NEARLY = 1 + 1e-12
+"""Whoever was to finish before so many times the time at which its rate changes has finished with the change."""
 
 
 @dataclass(slots=True, eq=False)
@@ -117,8 +117,9 @@ class Flow:
         """Go on at another rate. The same rate changes nothing, so the foreseen finish does not drift."""
         self.units = units
         if rate != self.shared_rate:
-            due = self.since < now and self.shared_finish - now <= ROUNDING * abs(now)
-            self.left = 0.0 if due else self.remaining(now)
+            self.left = self.remaining(now)
+            if self.shared_finish <= now * NEARLY and self.since < now:
+                self.left = 0.0
             self.since = now
             self.shared_rate = rate
             self.shared_finish = now + self.left / rate if rate else inf if self.left else now
