@@ -73,6 +73,19 @@ def check(scenario: ScenarioFile, overrides: Overrides = None, data: DataFolder 
 
 
 @app.command()
+def draw(
+    run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Where to; none: network.png in the run folder.")] = None,
+    animate: Annotated[bool, typer.Option("--animate", help="A GIF, a frame a measurement.")] = False,
+) -> None:
+    """Draw the network of a run: nodes by accuracy, links by load."""
+    from fedsim.drawing import draw_network
+
+    for target in draw_network(run, out, animate):
+        typer.echo(f"wrote {target}")
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of scenario files, by which editors complete them."""
     from fedsim.scenario import json_schema

@@ -22,6 +22,7 @@ from fedsim.selection import Uniform
 from fedsim.server import ServerSimulation
 from fedsim.swarm import Swarm
 from fedsim.trace import Trace
+from fedsim.traffic import Federation, loaded
 from fedsim.vector import mean
 
 Watch = Callable[[Progress, int], None]
@@ -50,6 +51,7 @@ def conduct(experiment: Experiment, path: Path, watch: Watch = lambda progress, 
     finally:
         folder.tables(simulation.progress)
         trace.flush()
+        folder.links(loaded(experiment.graph, load(path).trace, Federation.of(experiment.arm.resolved)))
     if not experiment.timing_only:
         for stem, params in models(simulation).items():
             named = experiment.layout.unflatten(params)

@@ -35,7 +35,7 @@ class Node:
     work: Workload
     progress: Progress
     params: Tensor
-    """Its model now, flat (P,); never written to, only replaced."""
+    """Its model at the end of its last round, flat (P,): what is measured. Never written to, only replaced."""
     limit: int | None = None
     """How many rounds there are, if that is known."""
     keeps: bool = False

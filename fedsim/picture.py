@@ -21,8 +21,8 @@ def draw(runs: Sequence[Run], target: Path, title: str, note: str) -> None:
     frames = {run.label: run.metrics.assign(bytes=lambda f: f.bytes_down + f.bytes_up) for run in runs}
     metric = next(name for name in LABELS if all(name in frame for frame in frames.values()))
     merged = f"merged_{metric}"
-    time, seconds = _unit(TIMES, max(frame.time_s.max() for frame in frames.values()))
-    size, nbytes = _unit(SIZES, max(frame.bytes.max() for frame in frames.values()))
+    time, seconds = unit_for(TIMES, max(frame.time_s.max() for frame in frames.values()))
+    size, nbytes = unit_for(SIZES, max(frame.bytes.max() for frame in frames.values()))
     figure = Figure(figsize=(12, 4.4), layout="constrained")
     figure.suptitle(title)
     figure.supxlabel(note, fontsize=8, color="grey", x=0.99, ha="right")
@@ -46,6 +46,6 @@ def draw(runs: Sequence[Run], target: Path, title: str, note: str) -> None:
     temporary.rename(target)
 
 
-def _unit(units: dict[str, float], largest: float) -> tuple[str, float]:
+def unit_for(units: dict[str, float], largest: float) -> tuple[str, float]:
     """The largest unit of which there are at least two."""
     return [(name, scale) for name, scale in units.items() if largest >= 2 * scale or scale == min(units.values())][-1]

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -23,6 +24,8 @@ from fedsim.progress import Progress
 
 COMPARISON = "comparison.json"
 """In the folder of a comparison: which of its folders are its arms."""
+
+LINKS = "links.parquet"
 
 WRITING_SHARE = 0.05
 """No more than this share of the time goes into rewriting the table while a run goes on."""
@@ -65,6 +68,12 @@ class RunFolder:
 
     def _table(self, name: str, frame: pd.DataFrame) -> None:
         self._write(name, frame.to_csv(index=False).encode())
+
+    def links(self, links: pd.DataFrame) -> None:
+        """Each link of the network and what it has carried: what `fedsim.traffic.loaded` says."""
+        content = BytesIO()
+        links.to_parquet(content, index=False)
+        self._write(LINKS, content.getvalue())
 
     def weights(self, stem: str, weights: Mapping[str, np.ndarray]) -> None:
         """Final parameters by name."""
@@ -141,6 +150,18 @@ class Run:
         if self.arms == [self]:
             return trace.read(self.path / "trace.parquet").to_pandas()
         return pd.concat([arm.trace.assign(arm=arm.label) for arm in self.arms], ignore_index=True)
+
+    @cached_property
+    def links(self) -> pd.DataFrame:
+        """One row a link and direction: `source`, `target`, `capacity` (bytes/s), `latency` (s), `bytes` carried.
+
+        Of a comparison as for `metrics`. ScenarioError if the run has none, because it is not over.
+        """
+        if self.arms != [self]:
+            return pd.concat([arm.links.assign(arm=arm.label) for arm in self.arms], ignore_index=True)
+        if not (self.path / LINKS).exists():
+            raise ScenarioError(f"{self.path}: this run says nothing of its links; it has no {LINKS}")
+        return pd.read_parquet(self.path / LINKS)
 
     @cached_property
     def scenario(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure as Drawing
 
 FIGURE = Figure(
     "A single global merge after gossip of several kinds",
-    "Setting: ours, as plots/single_merge.py with 60 rounds. Ring and exponential graph with uniform weights and "
+    "Setting: ours, as plots/single_merge.py with 40 rounds. Ring and exponential graph with uniform weights and "
     "R are Zhu et al.'s ablations; matching, one-peer exponential and Base-(k+1) graph are added. Full: their "
     "ResNet-18, 32 agents, 300 rounds of 100 steps, batch 128, on CIFAR-10.",
 )

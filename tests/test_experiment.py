@@ -49,7 +49,8 @@ def digests(run: fedsim.Run) -> dict[str, str]:
 def test_a_run_folder_holds_what_it_should_and_its_digests_are_true(tmp_path) -> None:
     run = fedsim.run(SMALL, out=tmp_path)
     assert {path.name for path in run.path.iterdir()} == {
-        "scenario.yaml", "metrics.csv", "trace.parquet", "model.safetensors", "receipt.json", "metrics.png",
+        "scenario.yaml", "metrics.csv", "links.parquet", "trace.parquet", "model.safetensors", "receipt.json",
+        "metrics.png",
     }  # fmt: skip
     for name, digest in run.receipt["digests"].items():
         assert hashlib.sha256((run.path / name).read_bytes()).hexdigest() == digest

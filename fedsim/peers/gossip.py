@@ -37,11 +37,11 @@ class Gossip(Mixes):
         """One peer."""
         for round in node.rounds():
             pending = yield from node.train()
-            node.params = node.params + pending.result().delta
+            half = node.params + pending.result().delta
             if self.merge.dense(round):
-                node.params = yield from self.collective.mean(node, round)
+                node.params = yield from self.collective.mean(node, round, half)
             else:
-                [node.params] = yield from self.exchange.mix(node, round, node.params)
+                [node.params] = yield from self.exchange.mix(node, round, half)
 
 
 @dataclass(frozen=True)

@@ -45,13 +45,13 @@ class RelaySGD:
         node.memory["relayed"] = {}
         for round in node.rounds():
             pending = yield from node.train()
-            node.params = node.params + pending.result().delta
+            node.memory["half"] = node.params + pending.result().delta
             for peer in near:
                 sums = [relayed for other, relayed in node.memory["relayed"].items() if other != peer]
-                models = total([node.params, *(vector for vector, _ in sums)])
+                models = total([node.memory["half"], *(vector for vector, _ in sums)])
                 node.send(peer, round, models, 1 + sum(number for _, number in sums))
             node.memory["relayed"] = yield from node.hear(near, round)
             heard = node.memory["relayed"].values()
-            node.params = total([node.params, *(vector for vector, _ in heard)]) / (
+            node.params = total([node.memory["half"], *(vector for vector, _ in heard)]) / (
                 1 + sum(number for _, number in heard)
             )
