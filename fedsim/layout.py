@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import ceil, inf
 
 import networkx as nx
@@ -171,27 +172,34 @@ def _radial(tree: nx.Graph) -> Places:
     found = {HUB: np.zeros(2)}
     leaves = sum(tree.degree[node] == 1 for node in tree)
     room = {SERVER: max(1.0, 0.08 * leaves)}
-    _spread_out(tree, HUB, None, (np.pi / 2, np.pi / 2 - 2 * np.pi), 1, room, found)
+    _Rays(tree, room, found).spread(HUB, None, np.pi / 2, np.pi / 2 - 2 * np.pi, depth=1)
     turn = float(np.arctan2(found[SERVER][0], found[SERVER][1])) if SERVER in found else 0.0
     turned = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     return {node: turned @ place for node, place in found.items()}
 
 
-def _spread_out(
-    tree: nx.Graph, node: str, above: str | None, sector: tuple[float, float], depth: int, room: dict[str, float],
-    found: Places,
-) -> None:  # fmt: skip
-    below = sorted((other for other in tree[node] if other != above), key=_by_number)
-    needs = [_room(tree, other, node, room) for other in below]
-    borders = sector[0] + (sector[1] - sector[0]) * np.cumsum([0.0, *needs]) / max(sum(needs), 1e-9)
-    lanes = ceil(len(below) / RING)
-    for place, other in enumerate(below):
-        angle = (borders[place] + borders[place + 1]) / 2
-        reach = depth + (0.12 * (place % lanes) if tree.degree[other] == 1 and other != SERVER else 0.0)
-        found[other] = reach * np.array([np.cos(angle), np.sin(angle)])
-        _spread_out(tree, other, node, (borders[place], borders[place + 1]), depth + 1, room, found)
+@dataclass(frozen=True)
+class _Rays:
+    """Spreads a tree out in rays from its root."""
 
+    tree: nx.Graph
+    room: dict[str, float]
+    """How much of a sector a leaf wants, where it is not 1."""
+    found: Places
 
-def _room(tree: nx.Graph, node: str, above: str, room: dict[str, float]) -> float:
-    below = [other for other in tree[node] if other != above]
-    return room.get(node) or sum(_room(tree, other, node, room) for other in below) or 1.0
+    def spread(self, node: str, above: str | None, start: float, end: float, depth: int) -> None:
+        """Place all that lies below a node between two angles, each by the room that it needs."""
+        below = sorted((other for other in self.tree[node] if other != above), key=_by_number)
+        needs = [self.needed(other, node) for other in below]
+        borders = start + (end - start) * np.cumsum([0.0, *needs]) / max(sum(needs), 1e-9)
+        lanes = ceil(len(below) / RING)
+        for place, other in enumerate(below):
+            angle = (borders[place] + borders[place + 1]) / 2
+            reach = depth + (0.12 * (place % lanes) if self.tree.degree[other] == 1 and other != SERVER else 0.0)
+            self.found[other] = reach * np.array([np.cos(angle), np.sin(angle)])
+            self.spread(other, node, borders[place], borders[place + 1], depth + 1)
+
+    def needed(self, node: str, above: str) -> float:
+        """The room of a node with all that lies below it."""
+        below = [other for other in self.tree[node] if other != above]
+        return self.room.get(node) or sum(self.needed(other, node) for other in below) or 1.0

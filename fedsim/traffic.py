@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from fedsim.network import Routes, edge_name
+from fedsim.network.capacity import Varying
 from fedsim.network.routes import forwards
 from fedsim.network.topologies import SERVER
 
@@ -49,20 +50,25 @@ class Federation:
 
 
 def unloaded(graph: nx.Graph) -> pd.DataFrame:
-    """One row a link and direction: `source` and `target` as text, `capacity` (bytes/s), `latency` (s).
+    """One row a link and direction: `source` and `target` as text, `capacity` (bytes/s, at its highest), `latency` (s).
 
     The rows keep the order of each node's links, and `attrs` whether nodes forward, so that `routes` finds the same
     ways, equal ones too.
     """
     before = graph.pred if isinstance(graph, nx.DiGraph) else graph.adj
     rows = [
-        (str(source), str(target), link["capacity"], link["latency"])
+        (str(source), str(target), highest(link["capacity"]), link["latency"])
         for target, links in before.items()
         for source, link in links.items()
     ]
     frame = pd.DataFrame(rows, columns=["source", "target", "capacity", "latency"])
     frame.attrs["forwards"] = forwards(graph)
     return frame
+
+
+def highest(capacity: float | Varying) -> float:
+    """The most that a link ever carries, bytes per second."""
+    return float(capacity) if isinstance(capacity, int | float) else max(capacity.levels)
 
 
 def routes(links: pd.DataFrame) -> Routes:

@@ -226,3 +226,10 @@ def test_a_comparison_has_a_picture_an_arm(tmp_path) -> None:
     assert set(run.links.arm) == {"dpsgd", "adpsgd"}
     with pytest.raises(ScenarioError, match="compares 2 runs"):
         draw_network(run.path, tmp_path / "one.png")
+
+
+def test_a_link_that_changes_shows_its_highest_capacity(tmp_path) -> None:
+    outage = {"between": [0, 1], "start": "1 s", "end": "2 s"}
+    found = fedsim.run(PEERS | {"links": {"outages": [outage]}}, out=tmp_path, picture=False)
+    assert set(found.links[found.links.source.str.startswith("router")].capacity) >= {1e6}
+    assert found.links.capacity.dtype == float
