@@ -31,9 +31,7 @@ class SGP(Mixes):
             part = 1 / (1 + len(self.exchange.hearers(node, round)))
             x = node.memory["x"] + pending.result().delta
             self.exchange.tell(node, round, x * part, node.memory["w"] * part)
-            heard = yield from node.hear(self.exchange.at(round)[0][node.name].keys() | {node.name}, ("mixing", round))
-            node.memory["x"], node.memory["w"] = (
-                total([x for x, _ in heard.values()]),
-                sum(w for _, w in heard.values()),
-            )
+            senders = self.exchange.at(round)[0][node.name].keys() | {node.name}
+            heard = (yield from node.hear(senders, ("mixing", round))).values()
+            node.memory |= {"x": total([x for x, _ in heard]), "w": sum(w for _, w in heard)}
             node.params = node.memory["x"] / node.memory["w"]
