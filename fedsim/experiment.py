@@ -132,16 +132,22 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
         failures=arm.build({}, "fleet", "drop"),
         seed=seed,
     )
-    network = arm.build(given, "network")
-    make = network.graph if keys.peers is None else network.serverless
-    graph = make([device.down for device in fleet.devices], [device.up for device in fleet.devices])
-    if keys.links is not None:
-        arm.build(given, "links").apply(graph, clients, seed)
+    graph = _network(arm, given, fleet)
     each = keys.evaluate.clients and keys.peers is None
     evaluator = Evaluator(model, layout, dataset, parts, keys.evaluate.train, each)
     experiment = Experiment(arm, given, fleet, graph, work, trainer, evaluator, layout, params)
     experiment.simulation(Trace())  # what it refuses is refused before anything runs
     return experiment
+
+
+def _network(arm: Arm, given: Mapping[str, Any], fleet: Fleet) -> nx.Graph:
+    """The clients' devices at their places, with or without a server, and what becomes of the links in time."""
+    network = arm.build(given, "network")
+    make = network.graph if arm.keys.peers is None else network.serverless
+    graph = make([device.down for device in fleet.devices], [device.up for device in fleet.devices])
+    if arm.keys.links is not None:
+        arm.build(given, "links").apply(graph, len(fleet.devices), fleet.seed)
+    return graph
 
 
 def _label_distributions(dataset: Dataset, parts: Parts) -> list[list[float]]:
