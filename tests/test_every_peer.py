@@ -161,6 +161,12 @@ def test_a_partition_holds_back_those_beyond_it(tmp_path) -> None:
     assert not (across & apart).any()
 
 
+def test_each_training_of_a_peer_has_a_delay_of_its_own(tmp_path) -> None:
+    trace = run(tmp_path, "local", "until.versions=6", "fleet.stragglers={lognormal: {sigma: 0.5}}").trace
+    begun = trace[(trace.kind == "train") & (trace.client == 0)].time
+    assert len(set(np.diff(begun))) == 5
+
+
 def test_without_an_algorithm_there_is_no_scenario() -> None:
     with pytest.raises(ScenarioError, match="aggregator: is missing"):
         scenario.read(DIGITS)
