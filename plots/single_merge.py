@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
+from merges import Runs, runs_of
 
 FIGURE = Figure(
     "A single global merge: accuracy against rounds, time and bytes",
@@ -17,26 +17,11 @@ FIGURE = Figure(
     "100 steps, batch 128, on CIFAR-10.",
 )
 ARMS = ("gossip, R = 0.2", "no gossip, R = 0", "all-reduce each round", "gossip on a ring")
-SEEDS = 3
-FULL = (
-    "model={resnet: {width: 64, blocks: [2, 2, 2, 2]}}",
-    "fleet.clients=32",
-    "until.versions=300",
-    "local.steps=100",
-    "local.batch=128",
-    "data={cifar10: {partition: {resampled: {alpha: 0.1, size: 4096}}}}",
-)
-
-Runs = dict[str, list[pd.DataFrame]]
 
 
 def main() -> None:
     """Run, judge, draw."""
-    arms = {seed: (f"seed={seed}", *(FULL if FIGURE.full else ())) for seed in range(SEEDS)}
-    runs: Runs = {name: [] for name in ARMS}
-    for run in FIGURE.runs("single_merge.yaml", arms).values():
-        for name, arm in zip(ARMS, run.arms, strict=True):
-            runs[name].append(arm.metrics)
+    runs = runs_of(FIGURE, ARMS)
     judge(runs)
     FIGURE.end(lambda: draw(runs))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
+from merges import SEEDS, Runs, runs_of
 
 FIGURE = Figure(
     "A single global merge after gossip of several kinds",
@@ -15,26 +15,11 @@ FIGURE = Figure(
     "ResNet-18, 32 agents, 300 rounds of 100 steps, batch 128, on CIFAR-10.",
 )
 KINDS = ("R = 0", "R = 0.05", "R = 0.2", "R = 1", "pairs 0.2", "ring", "exponential", "one peer exp.", "base 2")
-SEEDS = 3
-FULL = (
-    "model={resnet: {width: 64, blocks: [2, 2, 2, 2]}}",
-    "fleet.clients=32",
-    "until.versions=300",
-    "local.steps=100",
-    "local.batch=128",
-    "data={cifar10: {partition: {resampled: {alpha: 0.1, size: 4096}}}}",
-)
-
-Runs = dict[str, list[pd.DataFrame]]
 
 
 def main() -> None:
     """Run, judge, draw."""
-    arms = {seed: (f"seed={seed}", *(FULL if FIGURE.full else ())) for seed in range(SEEDS)}
-    runs: Runs = {kind: [] for kind in KINDS}
-    for run in FIGURE.runs("single_merge_graphs.yaml", arms).values():
-        for kind, arm in zip(KINDS, run.arms, strict=True):
-            runs[kind].append(arm.metrics)
+    runs = runs_of(FIGURE, KINDS)
     judge(runs)
     FIGURE.end(lambda: draw(runs))
 

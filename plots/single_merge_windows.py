@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
+from merges import RESNET, SEEDS, runs_of
 
 FIGURE = Figure(
     "A window of global merges: peak and final accuracy by its place",
@@ -16,20 +17,15 @@ FIGURE = Figure(
     "wherever the window lies; here only in 'last'. Links are synthetic. Full: ResNet-18, 100 steps, CIFAR-10.",
 )
 WINDOWS = ("none", "first", "at 0.25", "at 0.5", "at 0.75", "last")
-SEEDS = 3
-FULL = ("model={resnet: {width: 64, blocks: [2, 2, 2, 2]}}", "local.steps=100", "local.batch=64",
-        "data={cifar10: {partition: {resampled: {alpha: 0.1, size: 4096}}}}")  # fmt: skip
+FULL = (*RESNET, "local.batch=64")
 
 Accuracies = dict[str, list[pd.Series]]
 
 
 def main() -> None:
     """Run, judge, draw."""
-    arms = {seed: (f"seed={seed}", *(FULL if FIGURE.full else ())) for seed in range(SEEDS)}
-    curves: Accuracies = {name: [] for name in WINDOWS}
-    for run in FIGURE.runs("single_merge_windows.yaml", arms).values():
-        for name, arm in zip(WINDOWS, run.arms, strict=True):
-            curves[name].append(arm.metrics.set_index("version").accuracy)
+    runs = runs_of(FIGURE, WINDOWS, FULL)
+    curves = {name: [rows.set_index("version").accuracy for rows in runs[name]] for name in WINDOWS}
     judge(curves)
     FIGURE.end(lambda: draw(curves))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PLOTS = Path(__file__).parent.parent / "plots"
-SHARED = {"figure", "best_beta", "loss_against_time"}
+SHARED = {"figure", "best_beta", "loss_against_time", "merges"}
 SCRIPTS = sorted(path.stem for path in PLOTS.glob("*.py") if path.stem not in SHARED)
 
 
