@@ -59,7 +59,7 @@ GIVEN = {
     "availability": ("folders",),
     "participation": ("clients", "seed"),
     "rate": ("labels",),
-    "stragglers": ("folders",),
+    "stragglers": ("folders", "clients"),
     "network": ("folders", "seed"),
     "graph": ("clients", "seed", "apart", "links"),
     "mixing": ("clients", "seed", "folders"),

@@ -27,6 +27,8 @@ TIME = [
     "network",
     "mixing",
     "fleet",
+    "coding",
+    "coded",
     "executors",
     "roster",
     "selection",
@@ -46,6 +48,9 @@ TIME = [
 ]
 NUMBERS = [
     "training",
+    "coding",
+    "encoder",
+    "learner",
     "drift",
     "state",
     "evaluation",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsim.errors import DataMissing, ScenarioError
-from fedsim.fleet import stragglers
+from fedsim.fleet import Fleet, stragglers
+from fedsim.fleet.devices import Constant
 from fedsim.fleet.stragglers import Exponential, GilbertElliott, Lognormal, Pareto, Stragglers, Trace
 
 WIDEST = [Lognormal(10), Pareto(0.1), Exponential(1e6), GilbertElliott(0.5, 0.5, 1e6), Stragglers()]
@@ -148,3 +150,42 @@ def test_bad_files_are_refused(tmp_path):
         Trace(tmp_path / "times.npz")
     with pytest.raises(DataMissing):
         Trace(tmp_path / "nowhere.npz")
+
+
+def test_stripes_are_few_workers_that_are_often_slow():
+    plain = GilbertElliott(p_slow=0.02, p_recover=0.9, slowdown=3)
+    striped = replace(plain, stripes=0.1, p_slow_striped=0.6)
+    often = (factors(striped, clients=200) > 1).mean(axis=1)
+    slow = often > 0.2
+    assert 0.04 < slow.mean() < 0.17
+    assert often[slow].mean() == pytest.approx(0.6 / 1.5, abs=0.04)
+    assert often[~slow].mean() == pytest.approx(0.02 / 0.92, abs=0.01)
+    assert (factors(plain)[0] == factors(replace(plain, stripes=0.0, p_slow_striped=1.0))[0]).all()
+
+
+def test_gilbert_elliott_can_jitter():
+    noisy = factors(GilbertElliott(p_slow=0, slowdown=3, sigma=0.2))
+    assert np.log(noisy).std() == pytest.approx(0.2, rel=0.03)
+    assert len(np.unique(noisy)) == noisy.size
+
+
+def test_a_trace_can_be_added_as_it_is_and_in_drawn_order(tmp_path):
+    seconds = np.arange(1.0, 13.0).reshape(4, 3)
+    np.savez(tmp_path / "two.npz", one=seconds[:1], rest=seconds[1:])
+    plain = Trace(tmp_path / "two.npz", profile="one,rest", use="delay")
+    assert [[plain.delay(c, n, seed=1) for c in range(3)] for n in range(4)] == seconds.tolist()
+    assert factors(plain, 3, 4).tolist() == np.ones((3, 4)).tolist()
+    drawn = replace(plain, order="drawn")
+    passes = np.array([[drawn.delay(c, n, seed=1) for c in range(3)] for n in range(12)]).reshape(3, 4, 3)
+    for rounds in passes:
+        assert sorted(rounds.tolist()) == seconds.tolist()
+    assert len({tuple(rounds[:, 0]) for rounds in passes}) > 1
+    assert [replace(drawn).delay(0, n, seed=1) for n in reversed(range(12))] == passes[:, :, 0].ravel()[::-1].tolist()
+    assert Trace(tmp_path / "two.npz", profile="one").delay(0, 0, seed=1) == 0
+
+
+def test_a_device_can_take_time_before_its_first_example():
+    [device] = Constant(per_example=2_000, overhead=500_000).draw(1, seed=0)
+    assert device.training_time(10, 1.0) == 520_000
+    fleet = Fleet([device], stragglers=Stragglers())
+    assert fleet.training_time(0, 0, 0, 1.0) == 500_000

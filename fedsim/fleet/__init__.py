@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from fedsim.fleet import availability, devices, participation, rates, stragglers
+from fedsim.fleet import adversaries, availability, devices, participation, rates, stragglers
 from fedsim.fleet.availability import Availability
 from fedsim.fleet.devices import Device, Devices
 from fedsim.fleet.failures import Failures, Fate
 from fedsim.fleet.participation import Participation
 from fedsim.fleet.rates import Rates
 from fedsim.fleet.stragglers import Stragglers
-from fedsim.units import FOREVER
+from fedsim.units import FOREVER, SECOND
 
 __all__ = [
     "AVAILABILITY",
@@ -64,6 +64,9 @@ STRAGGLERS: dict[str, Callable[..., Stragglers]] = {
     "exponential": stragglers.Exponential,
     "gilbert_elliott": stragglers.GilbertElliott,
     "trace": stragglers.Trace,
+    "bursty": adversaries.BurstyStragglers,
+    "arbitrary": adversaries.ArbitraryStragglers,
+    "per_round": adversaries.StragglersPerRound,
 }
 
 
@@ -87,7 +90,8 @@ class Fleet:
         """Microseconds, at least 1, that the client's n-th local training takes, if it succeeds."""
         usual = self.devices[client].training_time(examples, flops_per_example)
         factor = self.stragglers.factor(client, ordinal, self.seed)
-        return usual if factor == 1 else math.ceil(min(usual * factor, FOREVER))
+        late = round(min(self.stragglers.delay(client, ordinal, self.seed) * SECOND, FOREVER))
+        return late + (usual if factor == 1 else math.ceil(min(usual * factor, FOREVER)))
 
     def fate(self, client: int, ordinal: int) -> Fate | None:
         """What befalls the client's n-th local training; None where it succeeds."""

@@ -47,6 +47,8 @@ class Device:
     """Measured time of one training example, whatever the model."""
     flops: float | None = None
     """Sustained FLOP/s, asked only where nothing was measured."""
+    overhead: int = 0
+    """Microseconds before the first example, of starting up."""
     per_training: int | None = None
     """Microseconds of a whole local training, whatever the model and its size; wins over the other two."""
 
@@ -69,7 +71,7 @@ class Device:
         else:
             assert self.flops is not None
             seconds = examples * flops_per_example / self.flops
-        return max(1, round(min(seconds * SECOND, FOREVER)))
+        return max(1, self.overhead + round(min(seconds * SECOND, FOREVER)))
 
 
 class Devices(Protocol):
@@ -87,13 +89,15 @@ class Devices(Protocol):
 class Constant:
     """The same device for everybody. Its defaults are synthetic.
 
-    `per_example` is the measured time of one training example; where given, it wins over `speed`.
+    `per_example` is the measured time of one training example; where given, it wins over `speed`. `overhead` is what
+    each local training costs beside its examples.
     """
 
     speed: Speed | None = 10e9
     per_example: Duration | None = None
     down: Rate = 20e6 / 8
     up: Rate = 5e6 / 8
+    overhead: Duration = 0
 
     def __post_init__(self) -> None:
         self._device()  # refuses nonsense now
@@ -104,7 +108,7 @@ class Constant:
 
     def _device(self) -> Device:
         measured = None if self.per_example is None else self.per_example / SECOND
-        return Device(self.down, self.up, measured, self.speed)
+        return Device(self.down, self.up, measured, self.speed, self.overhead)
 
 
 @dataclass(frozen=True)
