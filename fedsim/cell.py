@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,17 @@ class Workload:
     """Bytes from server to client."""
     up: int
     """Bytes from client to server."""
+
+
+def failing(fate: Fate, duration: int, nbytes: int, upload: Callable[[int], Steps]) -> Steps:
+    """What a client still does before it fails: of a training of this duration, and of an upload of so many bytes."""
+    share = {"before": 0.0, "during": fate.fraction, "after": 1.0, "upload": 1.0}[fate.phase]
+    if worked := round(duration * share):
+        yield worked
+    sent = int(nbytes * fate.fraction) if fate.phase == "upload" else 0
+    if sent:
+        yield from upload(sent)
+    raise Failure(sent)
 
 
 def round_trip(client: int, fleet: Fleet, work: Workload, carrier: Carrier) -> int:
@@ -164,7 +175,7 @@ class Cell:
         duration = self.fleet.training_time(client, task.ordinal, self.work.seen[client], self.work.flops)
         fate = self.fleet.fate(client, task.ordinal)
         if fate is not None:
-            yield from self.fail(client, fate, duration)
+            yield from failing(fate, duration, self.work.up, lambda nbytes: self.upload(client, nbytes))
         due = self.clock.now + duration + self.upload_time(client)
         pending = self.world.executor.submit(task, due, self.kept.get(client))
         yield duration
@@ -177,16 +188,6 @@ class Cell:
         if client not in self.uploads:
             self.uploads[client] = self.world.carrier.foresee(self.whereabouts(client), self.place, self.work.up)
         return self.uploads[client]
-
-    def fail(self, client: int, fate: Fate, duration: int) -> Steps:
-        """Do what the client still does before it fails."""
-        share = {"before": 0.0, "during": fate.fraction, "after": 1.0, "upload": 1.0}[fate.phase]
-        if worked := round(duration * share):
-            yield worked
-        sent = int(self.work.up * fate.fraction) if fate.phase == "upload" else 0
-        if sent:
-            yield from self.upload(client, sent)
-        raise Failure(sent)
 
     def download(self, client: int, nbytes: int) -> Steps:
         """From server to client."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fedsim import scenario
+from fedsim.coded import CodedSimulation
 from fedsim.data import Dataset
 from fedsim.experiment import Experiment, assemble
 from fedsim.picture import draw
@@ -26,6 +27,7 @@ from fedsim.traffic import Federation, loaded
 from fedsim.vector import mean
 
 Watch = Callable[[Progress, int], None]
+Federated = ServerSimulation | Swarm | CodedSimulation
 
 
 def conduct(experiment: Experiment, path: Path, watch: Watch = lambda progress, now: None) -> Run:
@@ -60,10 +62,14 @@ def conduct(experiment: Experiment, path: Path, watch: Watch = lambda progress, 
     return load(path)
 
 
-def models(simulation: ServerSimulation | Swarm) -> dict[str, Tensor]:
-    """What a run ends with: a server's model (P,), or the peers' (m, P) and their mean."""
+def models(simulation: Federated) -> dict[str, Tensor]:
+    """What a run ends with: a server's model (P,); all that were trained in turn (M, P), and the first; peers' (m, P),
+    and their mean.
+    """
     if isinstance(simulation, ServerSimulation):
         return {"model": simulation.aggregator.params}
+    if isinstance(simulation, CodedSimulation):
+        return {"model": simulation.params[0], "models": torch.stack(simulation.params)}
     return {"model": mean(simulation.params), "peers": torch.stack(simulation.params)}
 
 
@@ -85,7 +91,7 @@ def foresee(experiment: Experiment) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _receipt(simulation: ServerSimulation | Swarm, experiment: Experiment, seconds: float) -> dict[str, Any]:
+def _receipt(simulation: Federated, experiment: Experiment, seconds: float) -> dict[str, Any]:
     progress, trace = simulation.progress, simulation.trace
     return {
         "scenario": experiment.arm.digest,
@@ -93,7 +99,8 @@ def _receipt(simulation: ServerSimulation | Swarm, experiment: Experiment, secon
         "versions": {"python": platform.python_version(), **{
             name: version(name) for name in ("fedsim-lab", "numpy", "simpy", "torch")}},
         "counts": {"versions": progress.version, "updates": progress.updates, "lost": progress.lost,
-                   "trained": simulation.world.executor.trained, "bytes_down": progress.down, "bytes_up": progress.up},
+                   "trained": simulation.world.executor.trained, "bytes_down": progress.down, "bytes_up": progress.up,
+                   **progress.tallies},
         "trace": {"rows": trace.count, "sha256": trace.digest()},
         "wall_seconds": round(seconds, 3),
     }  # fmt: skip

@@ -123,16 +123,12 @@ class Evaluator:
         return Measured(model, clients if self.clients else {})
 
 
-class PeerEvaluator:
-    """Judges the models of peers by themselves, and by what they would be if they were merged; it merges none.
-
-    `accuracy`, `loss` and so on are means over the peers' models, `merged_accuracy` and so on are the mean model's, on
-    whatever the evaluator of one model measures. `gap` is what merging adds to the accuracy, `consensus` the models'
-    mean squared distance from their mean, (1/m) sum |x_k - mean|^2. So in the code of Zhu et al., ICLR 2026.
+class EnsembleEvaluator:
+    """Judges several models, each by itself: `accuracy`, `loss` and so on are means over them.
 
     Args:
         evaluator: of one model.
-        clients: show each peer's metrics, and their standard deviations.
+        clients: show each model's metrics, and their standard deviations.
     """
 
     def __init__(self, evaluator: Evaluator, clients: bool = False) -> None:
@@ -157,14 +153,31 @@ class PeerEvaluator:
         for name, values in columns.items():
             found[name], deviation = moments(values, np.ones(len(values)))
             found |= {f"{name}_std": deviation} if self.clients else {}
-        merged = mean(self._models)
-        found |= {f"merged_{name}": value for name, value in self.evaluator(merged).metrics.items()}
-        if "accuracy" in found:
-            found["gap"] = found["merged_accuracy"] - found["accuracy"]
-        distances = [float((params.double() - merged).square().sum()) for params in self._models]
-        found["consensus"] = sum(distances) / len(distances)
+        found |= self._together()
         facts = {"client": np.arange(len(self._models)), "examples": self.evaluator.sizes}
         return Measured(found, facts | columns if self.clients else {})
+
+    def _together(self) -> dict[str, float]:
+        """What is to be said of all of them."""
+        return {}
+
+
+class PeerEvaluator(EnsembleEvaluator):
+    """Judges the models of peers by themselves, and by what they would be if they were merged; it merges none.
+
+    `merged_accuracy` and so on are the mean model's, on whatever the evaluator of one model measures. `gap` is what
+    merging adds to the accuracy, `consensus` the models' mean squared distance from their mean, (1/m) sum |x_k -
+    mean|^2. So in the code of Zhu et al., ICLR 2026.
+    """
+
+    def _together(self) -> dict[str, float]:
+        merged = mean(self._models)
+        found = {f"merged_{name}": value for name, value in self.evaluator(merged).metrics.items()}
+        if "merged_accuracy" in found:
+            own = np.mean([metrics["accuracy"] for metrics in self._each])
+            found["gap"] = found["merged_accuracy"] - float(own)
+        distances = [float((params.double() - merged).square().sum()) for params in self._models]
+        return found | {"consensus": sum(distances) / len(distances)}
 
 
 def moments(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:

@@ -14,12 +14,14 @@ import numpy as np
 import torch
 
 from fedsim.cell import Workload
+from fedsim.coded import CodedSimulation
 from fedsim.data import Dataset, Parts, data_folders
 from fedsim.errors import ScenarioError
-from fedsim.evaluation import Evaluator, PeerEvaluator
+from fedsim.evaluation import EnsembleEvaluator, Evaluator, PeerEvaluator
 from fedsim.fleet import Fleet
 from fedsim.models import initial_params, training_flops
 from fedsim.progress import Progress
+from fedsim.rng import stream
 from fedsim.scenario import Arm
 from fedsim.selection import Select
 from fedsim.server import ServerSimulation
@@ -59,7 +61,7 @@ class Experiment:
 
     def simulation(
         self, trace: Trace, timing_only: bool | None = None, select: Selects | None = None, **hooks: Any
-    ) -> ServerSimulation | Swarm:
+    ) -> ServerSimulation | Swarm | CodedSimulation:
         """A fresh simulation at time 0; the first arguments overrule the scenario, `hooks` are told of its progress."""
         timing_only = self.timing_only if timing_only is None else timing_only
         select = select or self.select
@@ -77,13 +79,24 @@ class Experiment:
         stage = Stage(self, trace, progress, select, timing_only)
         if self.arm.keys.peers is not None:
             return stage.swarm()
+        if self.arm.keys.coding is not None:
+            return stage.coded()
         return stage.flat() if self.arm.keys.edges is None else stage.hierarchy()
 
     @property
     def judge(self) -> Callable[[Any], Measured]:
-        """What measures a server's model, or all those of peers."""
+        """What measures a server's model, or all those of peers, or all that are trained in turn."""
         keys = self.arm.keys
+        if keys.coding is not None:
+            return EnsembleEvaluator(self.evaluator)
         return self.evaluator if keys.peers is None else PeerEvaluator(self.evaluator, keys.evaluate.clients)
+
+    def another_start(self, number: int) -> torch.Tensor:
+        """The start of a further model, (P,); that of number 0 is `params`."""
+        if number == 0:
+            return self.params
+        seed = int(stream(self.given["seed"], "model", number).integers(2**63))
+        return initial_params(lambda: self.arm.build(self.given, "model"), seed)[1]
 
     def select(self, seed: int) -> Select:
         """The scenario's selection policy, with the draws of this seed."""
@@ -114,7 +127,8 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
         raise ScenarioError(f"{place}: until.accuracy: these data have no classes, so there is no accuracy to reach")
     parts = source.partition.split(dataset, clients, seed)
     given |= {"shape": dataset.shape, "classes": dataset.outputs, "vocabulary": len(dataset.vocabulary)}
-    given |= {"clients": clients, "labels": _label_distributions(dataset, parts)}
+    given |= {"clients": clients, "workers": clients, "jobs": keys.until.versions}
+    given |= {"labels": _label_distributions(dataset, parts)}
     model, params = initial_params(lambda: arm.build(given, "model"), seed)
     layout = Layout.of(model)
     local = arm.build({}, "local")

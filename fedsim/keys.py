@@ -73,9 +73,11 @@ class Scenario:
     local: Local
     evaluate: Evaluate
     aggregator: Any = None
-    """A server's algorithm; without a server there are `peers` instead."""
+    """A server's algorithm; or there are `peers`, or `coding`, instead."""
     peers: Any = None
-    """What each of a number of equals does."""
+    """What each of a number of equals does, without a server."""
+    coding: Any = None
+    """How workers share every gradient's work, so that a master need not wait for stragglers."""
     seed: int = 0
     network: Any = "star"
     links: Conditions | None = None

@@ -82,6 +82,8 @@ class Progress:
     _staleness: int = 0
     _since_row: int = 0
     _since_step: int = 0
+    tallies: dict[str, float] = field(default_factory=dict)
+    """What else is counted, by column."""
     horizon: int = 0
     """Nothing later than this may happen before the next measurement."""
 
@@ -151,5 +153,5 @@ class Progress:
         mean = self._staleness / self._since_row if self._since_row else 0.0
         return {
             "time_s": now / SECOND, "version": self.version, "updates": self.updates, "lost": self.lost,
-            "bytes_down": self.down, "bytes_up": self.up, "staleness": mean,
+            "bytes_down": self.down, "bytes_up": self.up, "staleness": mean, **self.tallies,
         }  # fmt: skip

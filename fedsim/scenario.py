@@ -13,6 +13,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from fedsim.aggregators import AGGREGATORS
+from fedsim.coding import CODES
 from fedsim.data import DATA, PARTITIONS
 from fedsim.errors import ScenarioError
 from fedsim.executors import EXECUTORS
@@ -49,6 +50,7 @@ FAMILIES = {
     "discount": DISCOUNTS,
     "peers": PEERS,
     "collective": COLLECTIVES,
+    "coding": CODES,
     "executor": EXECUTORS,
 }
 
@@ -68,6 +70,7 @@ GIVEN = {
     "select": ("seed",),
     "aggregator": ("params", "roster", "local_momentum"),
     "peers": ("clients", "seed"),
+    "coding": ("workers", "jobs", "seed"),
     "executor": ("train", "worth", "row_bytes", "synchronous", "nothing"),
 }
 """Arguments of constructors that come from the run and not from the file."""
@@ -149,9 +152,10 @@ def read(source: str | FilePath | Mapping[str, Any], overrides: Sequence[str] = 
 
 def _arm(label: str, schema: Schema, data: Any, place: Callable[[Path], str]) -> Arm:
     keys: Any = schema.check(Scenario, data, place)
-    if (keys.aggregator is None) == (keys.peers is None):
-        said = "is missing (or peers, without a server)" if keys.peers is None else "and peers exclude each other"
-        raise ScenarioError(f"{place(('aggregator',))}: aggregator: {said}")
+    ways = [way for way in ("aggregator", "peers", "coding") if getattr(keys, way) is not None]
+    if len(ways) != 1:
+        said = f"{' and '.join(ways)} exclude each other" if ways else "aggregator: is missing (or peers, or coding)"
+        raise ScenarioError(f"{place((ways[0] if ways else 'aggregator',))}: {said}")
     return Arm(label, schema, keys, place)
 
 
@@ -206,10 +210,15 @@ def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _labels(changes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Short names that tell the changes apart: what is chosen if that is enough, else everything that is said."""
+    """Short names that tell the changes apart: what is chosen if that is enough, else everything that is said.
+
+    What all of them say does not tell them apart.
+    """
     alike = len({tuple(_chosen(change)) for change in changes}) == 1
     for words in (_chosen, _said if alike else _chosen_and_said, _said):
-        labels = ["-".join(words(change)) for change in changes]
+        said = [words(change) for change in changes]
+        shared = set.intersection(*map(set, said))
+        labels = ["-".join(word for word in own if word not in shared) or "-".join(own) for own in said]
         if len(set(labels)) == len(labels) and all(labels):
             return labels
     return [f"arm-{number}" for number in range(len(changes))]

@@ -13,9 +13,13 @@ import torch
 from fedsim.carrier import Carrier
 from fedsim.cell import round_trip
 from fedsim.clock import Clock
+from fedsim.coded import CodedSimulation
+from fedsim.coding.jobdata import JobData
 from fedsim.edges import Edge, HierarchySimulation
+from fedsim.encoder import Encoder
 from fedsim.errors import ScenarioError
 from fedsim.executors import Null
+from fedsim.learner import Idle, Learner
 from fedsim.network import Shape, Tree, edge_name, policy_of
 from fedsim.rng import stream
 from fedsim.roster import Census, Roster
@@ -101,13 +105,50 @@ class Stage:
         world = self.world(getattr(algorithm, "drift", None), synchronous=False)
         return Swarm(world, algorithm, experiment.work, self.progress, start)
 
-    def refuse_what_peers_lack(self) -> None:
-        """ScenarioError if peers are to come and go, to fail, or to have edges."""
+    def coded(self) -> CodedSimulation:
+        """A master, and everybody its worker."""
+        experiment, arm = self.experiment, self.experiment.arm
+        self.refuse_what_codes_lack()
+        code = arm.build(experiment.given, "coding")
+        trainer, size = experiment.trainer, experiment.layout.size
+        data = JobData(trainer.parts.sizes, trainer.batch, code.chunks, code.models, experiment.given["seed"])
+        if self.timing_only:
+            learner: Learner = Idle([torch.zeros(0)] * code.models)
+        else:
+            starts = [experiment.another_start(number) for number in range(code.models)]
+            learner = Learner(starts, experiment.layout, trainer.optimizer)
+        world = self.world_of(Encoder(trainer, data), synchronous=True)
+        return CodedSimulation(world, code, learner, data, experiment.work.flops, size, self.progress)
+
+    def refuse_what_codes_lack(self) -> None:
+        """ScenarioError if workers are to come and go, or jobs to be other than one gradient of data that stay."""
+        arm = self.experiment.arm
+        self.refuse_absence("a code needs all its workers", "availability", "participation")
+        if arm.keys.edges is not None:
+            raise ScenarioError(f"{arm.place(('edges',))}: edges: a code's workers answer to one master")
+        if arm.keys.local.steps != 1:
+            raise ScenarioError(f"{arm.place(('local',))}: local: a job is one gradient of {arm.keys.local.batch} "
+                                "examples of everybody's: with coding it has to say steps: 1")  # fmt: skip
+        if arm.keys.evaluate.clients:
+            raise ScenarioError(f"{arm.place(('evaluate', 'clients'))}: evaluate.clients: a code's workers have no "
+                                "models of their own")  # fmt: skip
+        if self.experiment.trainer.parts.redraw is not None:
+            raise ScenarioError(f"{arm.place(('data',))}: data: a code needs data that stay as they are, "
+                                "not drawn anew")  # fmt: skip
+
+    def refuse_absence(self, why: str, *keys: str) -> None:
+        """ScenarioError if somebody may not be there, in one of these ways."""
         arm, fleet = self.experiment.arm, self.experiment.fleet
         always = arm.keys.fleet.availability.name == "always"
         usual = {"availability": always, "participation": fleet.complete, "drop": not fleet.failures.possible}
-        for key in [key for key, is_usual in usual.items() if not is_usual]:
-            raise ScenarioError(f"{arm.place(('fleet', key))}: fleet.{key}: without a server everybody has to be there")
+        for key in [key for key in keys if not usual[key]]:
+            raise ScenarioError(f"{arm.place(('fleet', key))}: fleet.{key}: {why}")
+
+    def refuse_what_peers_lack(self) -> None:
+        """ScenarioError if peers are to come and go, to fail, or to have edges."""
+        arm = self.experiment.arm
+        why = "without a server everybody has to be there"
+        self.refuse_absence(why, "availability", "participation", "drop")
         if arm.keys.edges is not None:
             raise ScenarioError(f"{arm.place(('edges',))}: edges: there are none without a server")
         if policy_of(self.experiment.graph) == "fail":
@@ -157,9 +198,13 @@ class Stage:
 
     def world(self, drift: Drift | None, synchronous: bool) -> Simulation:
         """A clock at 0, the network, and an executor that trains as this algorithm asks."""
+        return self.world_of(partial(self.experiment.trainer, drift=drift), synchronous)
+
+    def world_of(self, train: Callable[[Sequence[Any]], list[LocalResult]], synchronous: bool) -> Simulation:
+        """The same, with an executor that makes results in this way."""
         experiment = self.experiment
         nothing = torch.zeros(0)
         executor = Null(LocalResult(nothing, 0.0, extra=nothing)) if self.timing_only else experiment.arm.build(
-            {"train": partial(experiment.trainer, drift=drift), "worth": experiment.trainer.cohort,
-             "row_bytes": 4 * experiment.layout.size, "synchronous": synchronous}, "executor")  # fmt: skip
+            {"train": train, "worth": experiment.trainer.cohort, "row_bytes": 4 * experiment.layout.size,
+             "synchronous": synchronous}, "executor")  # fmt: skip
         return Simulation(experiment.fleet, experiment.graph, executor, self.trace, experiment.trainer.keeps)

@@ -69,9 +69,9 @@ class Trainer:
         check_trainable(model)
         self.x, self.y, self.parts, self.batch, self.optimizer, self.seed = x, y, parts, batch, optimizer, seed
         self.layout = Layout.of(model)
-        self.gradients, worth = choose(model, self.layout.size, batch, x.device)
+        self.gradients, self.worth = choose(model, self.layout.size, batch, x.device)
         self.stackable = getattr(optimizer, "stackable", True)
-        self.cohort = min(cohort or worth, worth) if self.stackable else 1
+        self.cohort = min(cohort or self.worth, self.worth) if self.stackable else 1
         self.keeps = keeps
         if keeps:
             check_memory(optimizer, self.layout, self.stackable)

@@ -44,11 +44,22 @@ class LocalTask:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class CodedTask(LocalTask):
+    """A sum of gradients, with coefficients: what a worker of a gradient code sends. `ordinal` is the job's number."""
+
+    chunks: tuple[int, ...] = ()
+    """Of the job's data."""
+    coefficients: tuple[float, ...] = ()
+    coded: bool = False
+    """Whether it travels in float64."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class LocalResult:
     """What local training yields."""
 
     delta: Tensor
-    """End minus start, flat (P,)."""
+    """End minus start, flat (P,); of a `CodedTask` the sum of gradients."""
     loss: float
     """Mean over all examples seen, each at its own step."""
     square_loss: float = 0.0

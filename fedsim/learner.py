@@ -1,0 +1,56 @@
+"""The master's numbers: models trained in turn, each by an optimizer that steps along decoded gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from fedsim.vector import Layout, weighted_sum
+from fedsim.work import Deferred
+
+Decoded = Iterable[tuple[Deferred, float]]
+"""Messages, and their weights in a gradient."""
+
+
+class Learner:
+    """Several models; job t belongs to model t mod their number.
+
+    Args:
+        starts: the models, flat (P,).
+        layout: where parameters lie in them.
+        optimizer: makes an optimizer for each.
+    """
+
+    def __init__(self, starts: Sequence[Tensor], layout: Layout, optimizer: Callable[[list[Tensor]], Optimizer]):
+        self.params, self.layout = list(starts), layout
+        """Each model as it is now, flat (P,); never written to, only replaced."""
+        self.leaves = [{name: view.clone() for name, view in layout.unflatten(start).items()} for start in starts]
+        self.optimizers = [optimizer(list(leaves.values())) for leaves in self.leaves]
+
+    def start(self, job: int) -> Tensor:
+        """The model that a job's gradient is taken at, (P,)."""
+        return self.params[job % len(self.params)]
+
+    def step(self, job: int, decoded: Callable[[], Decoded]) -> None:
+        """Read a job's messages, add them up in float64, and step along the gradient."""
+        deferred, weights = zip(*decoded(), strict=True)
+        messages = [each.result().delta for each in deferred]
+        gradient = weighted_sum([message.double() for message in messages], weights)
+        model = job % len(self.params)
+        leaves = self.leaves[model]
+        for name, view in self.layout.unflatten(gradient.to(self.params[model].dtype)).items():
+            leaves[name].grad = view
+        self.optimizers[model].step()
+        self.params[model] = self.layout.join(leaves)
+
+
+class Idle(Learner):
+    """Where nothing is trained: models without parameters, and steps that read nothing."""
+
+    def __init__(self, starts: Sequence[Tensor]):
+        self.params = list(starts)
+
+    def step(self, job: int, decoded: Callable[[], Decoded]) -> None:
+        """Nothing."""
