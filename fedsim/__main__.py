@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 import yaml
@@ -15,9 +15,13 @@ from fedsim.errors import ExtraMissing, RunFailed, ScenarioError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
+tune = typer.Typer(no_args_is_help=True, help="Choose parameters from recorded times.")
+app.add_typer(tune, name="tune")
+
 ScenarioFile = Annotated[Path, typer.Argument(help="A scenario file (YAML).", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Changes, as local.steps=5.")]
 DataFolder = Annotated[Path | None, typer.Option("--data", help="A folder to look for data in first.")]
+WaitOut = Literal["pattern", "all"]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
 
@@ -32,7 +36,7 @@ def run(
     """Run a scenario: print what it took and write a run folder."""
     from fedsim import conduct
     from fedsim.scenario import read
-    from fedsim.terminal import ProgressBar, table, verdict
+    from fedsim.terminal import ProgressBar, copies, table, verdict
 
     changes = overrides or []
     arms = len(read(scenario, changes))
@@ -44,7 +48,7 @@ def run(
         return
     console = Console()
     console.print(table(result.arms))
-    for line in verdict(result.arms):
+    for line in verdict(result.arms) + copies(result.arms):
         console.print(line, highlight=False)
     console.print(f"run folder: {result.path}", highlight=False, soft_wrap=True)
 
@@ -70,6 +74,40 @@ def check(scenario: ScenarioFile, overrides: Overrides = None, data: DataFolder 
             f"({cost['lost']} lost), {traffic(cost['bytes_down'])} down, {traffic(cost['bytes_up'])} up, "
             f"about {traffic(cost['memory'])} of memory{cost['caveat']}\n"
         )
+
+
+@tune.command("coding")
+def tune_coding(
+    profiles: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="LOAD=FILE[:TABLE]...",
+            help="Recorded seconds, rounds x "
+            "workers (CSV or .npz), of workers that looked at a part LOAD of the data: 0=idle.csv 1=all.csv.",
+            show_default=False,
+        ),
+    ],
+    models: Annotated[int, typer.Option(help="How many are trained in turn; bounds a code's delay.", min=1)] = 4,
+    jobs: Annotated[int, typer.Option(help="Gradients that are replayed.", min=1)] = 80,
+    mu: Annotated[float, typer.Option(help="Late is who needs more than 1 + MU times the fastest's time.", min=0)] = 1,
+    wait_out: Annotated[
+        WaitOut, typer.Option(help="What to wait for where a code cannot bear who is late.")
+    ] = "pattern",
+    window: Annotated[int, typer.Option(help="The longest window that is tried.", min=2)] = 10,
+    slope: Annotated[
+        float | None, typer.Option(help="Seconds for the whole data; none: fitted to the profiles.")
+    ] = None,
+    table: Annotated[Path | None, typer.Option(help="A CSV file for all candidates.")] = None,
+    data: DataFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Replay recorded times under every gradient code, and choose the fastest of each kind."""
+    from fedsim.tune import tune_codes
+
+    found = tune_codes(profiles, models, jobs, mu, wait_out, window, slope, data)
+    if table is not None:
+        found.write(table)
+    typer.echo(found.json()) if as_json else found.show()
 
 
 @app.command()

@@ -175,15 +175,23 @@ class Run:
 
     @cached_property
     def weights(self) -> dict[str, np.ndarray]:
-        """The final model's parameters by name; without a server it is the mean of all peers' models."""
+        """The final model's parameters by name; of peers the mean of all models, of a code's the first."""
         return load_file(self.path / "model.safetensors")
 
     @cached_property
     def peers(self) -> dict[str, np.ndarray]:
         """The final parameters of all peers by name, (m, *shape); ScenarioError if the run had none."""
-        path = self.path / "peers.safetensors"
+        return self._several("peers", "peers' models")
+
+    @cached_property
+    def models(self) -> dict[str, np.ndarray]:
+        """Those of all models that a code has trained in turn, (M, *shape); ScenarioError if the run had no code."""
+        return self._several("models", "models trained in turn")
+
+    def _several(self, stem: str, what: str) -> dict[str, np.ndarray]:
+        path = self.path / f"{stem}.safetensors"
         if not path.exists():
-            raise ScenarioError(f"{self.path}: this run has no peers' models")
+            raise ScenarioError(f"{self.path}: this run has no {what}")
         return load_file(path)
 
 

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from fedsim.coding.tuning import Candidate
 from fedsim.progress import Progress
 from fedsim.results import Run
 
@@ -101,6 +102,30 @@ def table(runs: Sequence[Run]) -> Table:
             )  # fmt: skip
         shown.add_row()
     return shown
+
+
+def candidates(best: Sequence[Candidate], jobs: int) -> Table:
+    """Codes and what they take for so many gradients, the fastest first; gains are against waiting for everybody."""
+    shown = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for column in ("code", "parameters", "load", "copies", f"{jobs} jobs", "gain", "waited"):
+        shown.add_column(column, justify="left" if column in ("code", "parameters") else "right", no_wrap=True)
+    plain = next(candidate.seconds for candidate in best if candidate.name == "uncoded")
+    for one in best:
+        parameters = ", ".join(f"{name} {value}" for name, value in one.arguments.items())
+        gain = f"{one.seconds / plain - 1:+.1%}"
+        cells = (f"{one.load:.5f}", f"{one.copies:.2f}", clock(one.seconds), gain, f"{one.waited_out}")
+        shown.add_row(one.name, parameters, *cells)
+    return shown
+
+
+def copies(runs: Sequence[Run]) -> list[str]:
+    """How many copies of the raw data have left their owners in each run of a code."""
+    coded = [(run.label, run.metrics.iloc[-1]) for run in runs if "copies" in run.metrics]
+    return [
+        f"{label}: {row.copies:.2f} copies of the raw data left their owners; {row.straggled:.0f} answers were done "
+        f"without, {row.waited_out:.0f} of {row.rounds:.0f} rounds were waited out"
+        for label, row in coded
+    ]
 
 
 def _spread(frame: pd.DataFrame) -> pd.DataFrame:

@@ -71,7 +71,7 @@ class Bursty(Pattern):
 
     burst: Count
     window: Count
-    stragglers: Some
+    stragglers: Some | np.ndarray
 
     def __post_init__(self) -> None:
         if self.burst > self.window:
@@ -84,10 +84,17 @@ class Bursty(Pattern):
 
     def admits(self, past: np.ndarray, now: np.ndarray) -> np.ndarray:
         """See `Pattern`: two straggles of a worker lie less than `burst` rounds apart, or at least `window`."""
-        recent = self.recent(past, self.window) > 0
-        early = past[..., max(0, past.shape[-2] - self.window + 1) : max(0, past.shape[-2] - self.burst + 1), :]
-        few = (recent | now).sum(axis=-1) <= self.stragglers
-        return few & ~(early.any(axis=-2) & now).any(axis=-1)
+        return self.allows(self.memory(past), now)
+
+    def memory(self, past: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What counts of the past: who has straggled within the window, and who may not now; bool (..., workers)."""
+        first, end = (max(0, past.shape[-2] - rounds + 1) for rounds in (self.window, self.burst))
+        return self.recent(past, self.window) > 0, past[..., first:end, :].sum(axis=-2) > 0
+
+    def allows(self, memory: tuple[np.ndarray, np.ndarray], now: np.ndarray) -> np.ndarray:
+        """As `admits`; patterns side by side may each have their own number of stragglers."""
+        recent, barred = memory
+        return ((recent | now).sum(axis=-1) <= self.stragglers) & ~(barred & now).any(axis=-1)
 
 
 @dataclass(frozen=True)
