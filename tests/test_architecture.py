@@ -75,7 +75,7 @@ FORBIDDEN = [
     "yaml.load(",
     "torch.load(",
 ]
-ABOVE_ALL = {"scenario", "describe", "experiment", "conduct", "terminal", "__main__", "__init__"}
+ABOVE_ALL = {"scenario", "describe", "tune", "experiment", "conduct", "terminal", "__main__", "__init__"}
 
 
 def name_of(path: Path) -> str:

@@ -178,8 +178,8 @@ def fleet(tmp_path, seconds: list[list[float]], **changes) -> dict:
 def test_a_round_is_what_it_costs(tmp_path) -> None:
     """A model is 650 numbers, 4 ms down; coded messages are twice as large, 8 ms up; 20 examples take 20 ms.
 
-    With twice 10 ms of latency the fastest is heard after 52 ms + 100 ms, the deadline is at 304 ms, and the third is late. In the second round
-    two are late, of whom the code bears one: it waits for the nearer.
+    With twice 10 ms of latency the fastest is heard after 52 ms + 100 ms, the deadline is at 304 ms, and the third is
+    late. In the second round two are late, of whom the code bears one: it waits for the nearer.
     """
     found, simulation = rows("gc", {"stragglers": 1}, **HAND, fleet=fleet(tmp_path, [[0.1, 0.2, 0.9], [0.1, 0.5, 0.9]]))
     first = 10_000 + 4_000 + 20_000 + 8_000 + 10_000
