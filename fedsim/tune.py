@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from fedsim.coding.replay import Replay
-from fedsim.coding.tuning import Candidate, Grid, best, read_profile, search, slope_of, without_work
+from fedsim.coding.tuning import Candidate, Grid, Profile, best, read_profile, search, slope_of, without_work
 from fedsim.data.folders import data_folders
 from fedsim.terminal import candidates
 
@@ -23,6 +23,7 @@ from fedsim.terminal import candidates
 class Tuned:
     """All candidates, and how they were replayed."""
 
+    profiles: list[Profile]
     grid: Grid
     replay: Replay
     tried: list[Candidate]
@@ -40,7 +41,9 @@ class Tuned:
     def json(self) -> str:
         """For machines."""
         choices = [{**asdict(one), "scenario": one.scenario(self.grid, self.replay)} for one in self.best]
-        return json.dumps({"tried": len(self.tried), "slope_s": self.replay.slope, "best": choices})
+        profiles = [{"load": profile.load, "mean_s": profile.seconds.mean()} for profile in self.profiles]
+        facts = {"profiles": profiles, "slope_s": self.replay.slope, "tried": len(self.tried)}
+        return json.dumps(facts | {"best": choices})
 
     def show(self) -> None:
         """For people: the table, and the fastest as a scenario's key."""
@@ -74,4 +77,4 @@ def tune_codes(
         for some in search(replay, grid):
             tried += some
             bar.advance(task)
-    return Tuned(grid, replay, tried)
+    return Tuned(read, grid, replay, tried)

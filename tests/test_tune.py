@@ -51,6 +51,7 @@ def test_every_candidate_is_a_code_with_this_load_and_delay() -> None:
     for candidate in tried:
         code = CODES[candidate.name](workers=WORKERS, models=4, **candidate.arguments)
         assert candidate.load == pytest.approx(code.load)
+        assert candidate.least <= candidate.load * (1 + 1e-12)
 
 
 def test_the_choice_is_the_fastest_of_each_and_redundancy_pays_where_stragglers_are_long() -> None:
@@ -82,6 +83,7 @@ def test_the_command_line_reads_tables_and_says_a_scenario(tmp_path) -> None:
     machine = CliRunner().invoke(app, ["tune", "coding", *given, "--jobs", "20", "--json"])
     found = json.loads(machine.stdout)
     assert found["slope_s"] == pytest.approx(2.0, abs=0.1)
+    assert [(one["load"], round(one["mean_s"])) for one in found["profiles"]] == [(0.0, 0), (0.5, 1), (1.0, 2)]
     for choice in found["best"]:
         read({"until": {"versions": 1}, "data": "digits", "model": "logistic", "fleet": {"clients": 8,
               "devices": "constant"}, "local": {"steps": 1, "optimizer": {"sgd": {"lr": 0.1}}},

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.coding.multiplexed import multiplexed_load
+from fedsim.coding.multiplexed import least_load, multiplexed_load
 from fedsim.coding.replay import Replay, Totals
 from fedsim.coding.selective_repeat import repeated_stragglers
 from fedsim.errors import ScenarioError
@@ -73,6 +73,8 @@ class Candidate:
     name: str
     arguments: dict[str, Any]
     load: float
+    least: float
+    """The load that no code which bears the same stragglers can go below."""
     copies: float
     """Of the data, that leave their owners."""
     seconds: float
@@ -111,30 +113,37 @@ class Grid:
 def search(replay: Replay, grid: Grid) -> Iterator[list[Candidate]]:
     """Replay every candidate, some at a time."""
     n = grid.workers
-    yield _candidates("uncoded", [{}], [1 / n], [0.0], replay.uncoded())
+    yield _candidates("uncoded", [{}], [1 / n], [1 / n], [0.0], replay.uncoded())
     some = np.arange(1, n)
-    gc = [{"stragglers": s} for s in some.tolist()]
-    yield _candidates("gc", gc, (some + 1) / n, some, replay.gradient_code(some))
+    gc, loads = [{"stragglers": s} for s in some.tolist()], (some + 1) / n
+    yield _candidates("gc", gc, loads, loads, some, replay.gradient_code(some))
     for burst, window in grid.selective_repeat():
         s = np.array([repeated_stragglers(burst, window, each) for each in range(1, n + 1)])
         fit = 1 + np.flatnonzero(s < n)
-        given = [{"burst": burst, "window": window, "stragglers": each} for each in fit.tolist()]
-        s = s[fit - 1]
-        yield _candidates("srsgc", given, (s + 1) / n, s, replay.selective_repeat(burst, window, fit))
+        given, least = _bursty(n, burst, window, fit)
+        loads, copies = (s[fit - 1] + 1) / n, s[fit - 1]
+        yield _candidates("srsgc", given, loads, least, copies, replay.selective_repeat(burst, window, fit))
     for burst, window in grid.multiplexed():
         fit = np.arange(1, n + 1)
-        given = [{"burst": burst, "window": window, "stragglers": each} for each in fit.tolist()]
+        given, least = _bursty(n, burst, window, fit)
         loads = [multiplexed_load(n, burst, window, each) for each in fit.tolist()]
-        coded = np.where(fit < n, burst / (burst + (window - 1) * (fit + 1)), 0.0)
-        yield _candidates("msgc", given, loads, coded * fit, replay.multiplexed(burst, window, fit))
+        copies = fit * np.where(fit < n, burst / (burst + (window - 1) * (fit + 1)), 0.0)
+        yield _candidates("msgc", given, loads, least, copies, replay.multiplexed(burst, window, fit))
+
+
+def _bursty(workers: int, burst: int, window: int, stragglers: np.ndarray) -> tuple[list[dict[str, Any]], list[float]]:
+    """The arguments of codes that bear such stragglers, and the least loads of any."""
+    given = [{"burst": burst, "window": window, "stragglers": each} for each in stragglers.tolist()]
+    return given, [least_load(workers, **arguments) for arguments in given]
 
 
 def _candidates(
-    name: str, arguments: Sequence[dict[str, Any]], loads: Iterable[float], copies: Iterable[float], totals: Totals
-) -> list[Candidate]:
-    rows = zip(arguments, loads, copies, totals.seconds, totals.waited_out, totals.straggled, strict=True)
-    return [Candidate(name, given, float(load), float(copy), float(seconds), int(waited), int(late))
-            for given, load, copy, seconds, waited, late in rows]  # fmt: skip
+    name: str, arguments: Iterable[dict[str, Any]], loads: Iterable[float], least: Iterable[float],
+    copies: Iterable[float], totals: Totals,
+) -> list[Candidate]:  # fmt: skip
+    rows = zip(arguments, loads, least, copies, totals.seconds, totals.waited_out, totals.straggled, strict=True)
+    return [Candidate(name, given, float(load), float(bound), float(copy), float(seconds), int(waited), int(late))
+            for given, load, bound, copy, seconds, waited, late in rows]  # fmt: skip
 
 
 def best(candidates: Sequence[Candidate]) -> list[Candidate]:

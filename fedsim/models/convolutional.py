@@ -77,6 +77,30 @@ def cnn_group(
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(wide * height * width, classes))
 
 
+def cnn_plain(
+    shape: tuple[int, ...],
+    classes: int,
+    channels: Annotated[tuple[Positive, ...], Field(min_length=1)] = (8, 16, 4),
+    kernel: Positive = 5,
+    hidden: Positive = 256,
+) -> nn.Module:
+    """Convolutions without padding, stride or pooling, and two linear layers, with ReLU between.
+
+    The default is the MNIST CNN of Krishnan, Ebrahimi and Khisti, Sequential Gradient Coding (ICLR 2023). ValueError if
+    the convolutions leave nothing of the image.
+
+    >>> sum(parameter.numel() for parameter in cnn_plain((1, 28, 28), 10).parameters())
+    269998
+    """
+    wide, height, width = _image(shape, least=len(channels) * (kernel - 1) + 1)
+    layers: list[nn.Module] = []
+    for out in channels:
+        layers += [nn.Conv2d(wide, out, kernel), nn.ReLU()]
+        wide, height, width = out, height - kernel + 1, width - kernel + 1
+    head = [nn.Linear(wide * height * width, hidden), nn.ReLU(), nn.Linear(hidden, classes)]
+    return nn.Sequential(*layers, nn.Flatten(), *head)
+
+
 def resnet(
     shape: tuple[int, ...],
     classes: int,
