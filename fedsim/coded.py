@@ -48,6 +48,8 @@ class CodedSimulation:
     """When the present round did."""
     late: bool = field(default=False, init=False)
     """Whether the time after which one is a straggler has passed in this round."""
+    ended: Moment | None = field(default=None, init=False)
+    """What the master waits for; None: the round is over."""
     running: dict[int, Process] = field(default_factory=dict, init=False)
     done: list[int] = field(default_factory=list, init=False)
     """Who has nothing more to do in this round, in the order of finishing."""
@@ -91,7 +93,7 @@ class CodedSimulation:
     def round(self, assigned: list[Tasks]) -> Steps:
         """From its beginning to its end; nothing if nobody has anything to do."""
         self.began, self.late, self.done = self.clock.now, False, []
-        self.ended: Moment | None = Moment(self.clock, DEADLINE)
+        self.ended = Moment(self.clock, DEADLINE)
         for worker, tasks in enumerate(assigned):
             if tasks:
                 self.start(worker, tasks)

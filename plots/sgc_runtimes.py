@@ -13,7 +13,7 @@ FIGURE = Figure(
     "Sequential gradient coding: time of 480 gradients on 256 workers",
     "After Krishnan, Ebrahimi & Khisti, ICLR 2023: 256 AWS Lambda workers, four models in turn, batch 4096, mu = 1, "
     "ten repetitions, and their chosen parameters. Ours: not their recordings, which are not public, but shorter ones"
-    " of theirs that are (30 rounds without work, in an order drawn anew for each repetition), with 2.24 s for a "
+    " of theirs that are (each round is drawn from 30 recorded ones without work), with 2.24 s for a "
     "whole batch, fitted to them; and two Gilbert-Elliott models, one fitted to these recordings with few workers "
     "that are often slow, one with the rates that follow from the paper's counts of bursts (P(S|S) = .156, P(S|N) = "
     ".042), both 1.94 times slower when slow, with a log-normal spread of .129. Parameters of the first arms were "

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from fedsim.errors import ScenarioError, nearest
 from fedsim.fleet.reading import above_zero, find, rows
-from fedsim.rng import chance, key, stream
+from fedsim.rng import chance, key
 from fedsim.units import Probability
 
 NORMAL = NormalDist()
@@ -140,7 +140,7 @@ class Trace(Stragglers):
     use: Literal["factor", "delay"] = "factor"
     """`factor`: over the median of the round, times what the device needs; `delay`: as it is, on top of that."""
     order: Literal["recorded", "drawn"] = "recorded"
-    """Of rounds: as they were, or by the seed, each pass over them in another order."""
+    """Of rounds: as they were, or each drawn from all of them."""
     folders: Sequence[Path] = ()
 
     def __post_init__(self) -> None:
@@ -155,22 +155,11 @@ class Trace(Stragglers):
         return 0.0 if self.use == "factor" else self._at(client, ordinal, seed)
 
     def _at(self, client: int, ordinal: int, seed: int) -> float:
-        turn, round = divmod(ordinal, len(self.recorded))
-        if self.order == "drawn":
-            round = self._order(seed, turn)[round]
+        rounds = len(self.recorded)
+        drawn = self.order == "drawn"
+        round = int(chance(seed, "straggler", "round", ordinal) * rounds) if drawn else ordinal % rounds
         workers = self.recorded[round]
         return workers[client % len(workers)]
-
-    def _order(self, seed: int, turn: int) -> list[int]:
-        if (seed, turn) not in self._orders:
-            order = stream(seed, "straggler", "order", turn).permutation(len(self.recorded))
-            self._orders[seed, turn] = order.tolist()
-        return self._orders[seed, turn]
-
-    @cached_property
-    def _orders(self) -> dict[tuple[int, int], list[int]]:
-        """Of rounds, for each (seed, pass): a memory, not a state."""
-        return {}
 
     @cached_property
     def recorded(self) -> list[list[float]]:
