@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fedsim.carrier import Carrier
 from fedsim.clock import DEADLINE, FIRST_RANK, Cut, LinkDown, Moment, Process, Steps
+from fedsim.downlink import CatchUp, Downlink
 from fedsim.fleet import Fate, Fleet
 from fedsim.progress import Progress
 from fedsim.simulation import Simulation
@@ -40,9 +41,12 @@ class Workload:
     flops: float
     """Floating-point operations to train on one example."""
     down: int
-    """Bytes from server to client."""
+    """Bytes from server to client: a model, and what else is sent along."""
     up: int
     """Bytes from client to server."""
+    step: int | None = None
+    """Bytes that tell a client of one server step, where it need not be sent whole models."""
+    catch_up: CatchUp = "cheapest"
 
 
 def failing(fate: Fate, duration: int, nbytes: int, upload: Callable[[int], Steps]) -> Steps:
@@ -90,6 +94,7 @@ class Cell:
 
     def __post_init__(self) -> None:
         self.clock, self.trace, self.fleet = self.world.clock, self.world.trace, self.world.fleet
+        self.downlink = Downlink(self.work.down, self.work.step, self.work.catch_up)
         drift = self.aggregator.drift
         self.keeps = self.world.keeps or (drift is not None and drift.keeps)
 
@@ -155,9 +160,12 @@ class Cell:
         began = self.clock.now
         self.trace.add(began, START, client, version)
         try:
-            yield from self.download(client, self.work.down)
-            self.trace.add(self.clock.now, TRAIN, client, version, self.work.down)
-            task = LocalTask(client, params, self.ordinals[client], self.work.steps[client], sent)
+            nbytes = self.downlink.nbytes(client, version)
+            yield from self.download(client, nbytes)
+            self.downlink.has(client, version)
+            self.trace.add(self.clock.now, TRAIN, client, version, nbytes)
+            steps = self.work.steps[client]
+            task = LocalTask(client, params, self.ordinals[client], steps, sent, version=version)
             pending = yield from self.train(task)
             self.trace.add(self.clock.now, UPLOAD, client, version)
             yield from self.upload(client, self.work.up)
@@ -165,8 +173,7 @@ class Cell:
             self.lose(client, version, cut)
         else:
             pending.arrived = True
-            held, steps = self.work.held[client], self.work.steps[client]
-            self.arrive(Update(client, version, held, steps, self.clock.now - began, pending))
+            self.arrive(Update(client, version, self.work.held[client], steps, self.clock.now - began, pending))
 
     def train(self, task: LocalTask) -> Generator[int | Moment, None, Deferred]:
         """Let the time of local training pass. The numbers are promised only if the client will not fail."""

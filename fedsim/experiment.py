@@ -130,7 +130,7 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     given |= {"clients": clients, "workers": clients, "jobs": keys.until.versions}
     given |= {"labels": _label_distributions(dataset, parts)}
     model, params = initial_params(lambda: arm.build(given, "model"), seed)
-    layout = Layout.of(model)
+    layout = given["layout"] = Layout.of(model)
     local = arm.build({}, "local")
     kept = local.optimizer_state == "kept"
     try:

@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from fedsim.downlink import CatchUp
 from fedsim.fleet import Failures
 from fedsim.network import Conditions
 from fedsim.progress import Until
 from fedsim.units import Duration
+from fedsim.wire.privacy import Noise
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -55,6 +57,24 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Wire:
+    """What travels between server and clients."""
+
+    codec: Any = "none"
+    """How clients write their changes."""
+    down: Literal["model", "step"] = "model"
+    """Whether the server sends models, or tells of its steps in the form of the clients' own messages."""
+    catch_up: CatchUp = "cheapest"
+    """With `step`: how clients make up for steps that they have missed."""
+    clip: Any = None
+    """How changes are shortened; None: not at all."""
+    noise: Noise | None = None
+    """None: nothing is added to them."""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """For which epsilon is told, where there is noise."""
+
+
+@dataclass(frozen=True)
 class Edges:
     """Servers at the edges of the network: each takes so many `rounds` with clients of its own on every model."""
 
@@ -82,6 +102,8 @@ class Scenario:
     network: Any = "star"
     links: Conditions | None = None
     """None: links are always up, and always the same."""
+    wire: Wire | None = None
+    """None: numbers in float32, as they are."""
     edges: Edges | None = None
     """None: clients talk to the server themselves, whatever stands between."""
     select: Any = "uniform"

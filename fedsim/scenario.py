@@ -28,6 +28,7 @@ from fedsim.results import sha256
 from fedsim.schema import Path, Schema
 from fedsim.selection import SELECT
 from fedsim.staleness import DISCOUNTS
+from fedsim.wire import CLIPS, CODECS
 from fedsim.yamlfile import YamlFile
 
 FAMILIES = {
@@ -51,6 +52,8 @@ FAMILIES = {
     "peers": PEERS,
     "collective": COLLECTIVES,
     "coding": CODES,
+    "codec": CODECS,
+    "clip": CLIPS,
     "executor": EXECUTORS,
 }
 
@@ -68,9 +71,10 @@ GIVEN = {
     "merge": ("rounds",),
     "trace": ("folders",),
     "select": ("seed",),
-    "aggregator": ("params", "roster", "local_momentum"),
+    "aggregator": ("params", "roster", "local_momentum", "seed"),
     "peers": ("clients", "seed"),
     "coding": ("workers", "jobs", "seed"),
+    "codec": ("layout",),
     "executor": ("train", "worth", "row_bytes", "synchronous", "nothing"),
 }
 """Arguments of constructors that come from the run and not from the file."""

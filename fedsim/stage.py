@@ -29,6 +29,7 @@ from fedsim.simulation import Simulation
 from fedsim.swarm import Swarm
 from fedsim.trace import Trace
 from fedsim.units import SECOND
+from fedsim.wiring import Wire, refuse_wire
 from fedsim.work import LocalResult
 
 if TYPE_CHECKING:
@@ -58,12 +59,15 @@ class Stage:
         period = partial(round_trip, fleet=fleet, work=self.experiment.work, carrier=carrier)
         census = Census(dict(enumerate(self.experiment.work.held)), period, self.share)
         aggregator = self.aggregator(self.roster(self.experiment.given["seed"], census), "aggregator")
-        return ServerSimulation(
-            self.world(aggregator.drift, aggregator.synchronous), aggregator, self.work(aggregator), self.progress
-        )
+        wire = Wire.of(self.experiment, aggregator)
+        work = wire.work(self.work(aggregator))
+        train = partial(self.experiment.trainer, drift=aggregator.drift)
+        world = self.world_of(wire.carry(train), aggregator.synchronous, wire.keeps)
+        return ServerSimulation(world, aggregator, work, self.progress)
 
     def hierarchy(self) -> ServerSimulation:
         """Edges between the server and the clients, which belong to the edges in turn."""
+        refuse_wire(self.experiment.arm, "edges sum up their clients' models themselves")
         arm, held = self.experiment.arm, self.experiment.work.held
         rounds, seed = arm.keys.edges.rounds, self.experiment.given["seed"]
         network = arm.build(self.experiment.given, "network")
@@ -91,6 +95,7 @@ class Stage:
 
     def swarm(self) -> Swarm:
         """No server, and everybody a peer."""
+        refuse_wire(self.experiment.arm, "peers send whole models, which codecs of changes would spoil")
         experiment, arm = self.experiment, self.experiment.arm
         carrier = Carrier(Clock(), experiment.graph)
         given = {
@@ -107,6 +112,7 @@ class Stage:
 
     def coded(self) -> CodedSimulation:
         """A master, and everybody its worker."""
+        refuse_wire(self.experiment.arm, "codes have messages of their own")
         experiment, arm = self.experiment, self.experiment.arm
         self.refuse_what_codes_lack()
         code = arm.build(experiment.given, "coding")
@@ -175,7 +181,8 @@ class Stage:
     def aggregator(self, roster: Roster, *path: str) -> Aggregator:
         """The algorithm that stands at this path of the scenario."""
         params = torch.zeros(0) if self.timing_only else self.experiment.params
-        given = {"params": params, "roster": roster, "local_momentum": self.experiment.trainer.momentum}
+        given = {"params": params, "roster": roster, "local_momentum": self.experiment.trainer.momentum,
+                 "seed": self.experiment.given["seed"]}  # fmt: skip
         return self.experiment.arm.build(given, *path)
 
     @property
@@ -200,11 +207,13 @@ class Stage:
         """A clock at 0, the network, and an executor that trains as this algorithm asks."""
         return self.world_of(partial(self.experiment.trainer, drift=drift), synchronous)
 
-    def world_of(self, train: Callable[[Sequence[Any]], list[LocalResult]], synchronous: bool) -> Simulation:
-        """The same, with an executor that makes results in this way."""
+    def world_of(
+        self, train: Callable[[Sequence[Any]], list[LocalResult]], synchronous: bool, keeps: bool = False
+    ) -> Simulation:
+        """The same, with an executor that makes results so; `keeps`: from what a client's last one has left."""
         experiment = self.experiment
         nothing = torch.zeros(0)
         executor = Null(LocalResult(nothing, 0.0, extra=nothing)) if self.timing_only else experiment.arm.build(
             {"train": train, "worth": experiment.trainer.cohort, "row_bytes": 4 * experiment.layout.size,
              "synchronous": synchronous}, "executor")  # fmt: skip
-        return Simulation(experiment.fleet, experiment.graph, executor, self.trace, experiment.trainer.keeps)
+        return Simulation(experiment.fleet, experiment.graph, executor, self.trace, keeps or experiment.trainer.keeps)

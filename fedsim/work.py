@@ -22,6 +22,8 @@ class ClientState:
     """What a correction against drift keeps, flat (P,)."""
     optimizer: Mapping[str, Tensor | float] = field(default_factory=dict)
     """What the optimizer remembers, by its own names: flat vectors (P,), and numbers such as a count of steps."""
+    wire: Mapping[str, Tensor] = field(default_factory=dict)
+    """What a codec keeps from one message to the next, and what the last message has lost."""
 
 
 STATELESS = ClientState()
@@ -41,6 +43,8 @@ class LocalTask:
     """What came with the model, flat (P,), if anything did."""
     kept: ClientState = STATELESS
     """What the client's last training has left with it."""
+    version: int = 0
+    """The server version that it starts from."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +72,8 @@ class LocalResult:
     """What stays with the client for its next training."""
     extra: Tensor | None = None
     """What goes up beside the change, flat (P,)."""
+    within: bool | None = None
+    """Whether the change did not have to be clipped; None: nobody looked."""
 
     def result(self) -> LocalResult:
         """Itself: numbers that are there can be asked for like pending ones."""
@@ -163,6 +169,11 @@ class Update:
     def extra(self) -> Tensor | None:
         """What came beside the change, flat (P,), if anything did. Reading it may train."""
         return self.numbers.result().extra
+
+    @property
+    def within(self) -> bool | None:
+        """Whether the change did not have to be clipped, if anybody looked. Reading it may train."""
+        return self.numbers.result().within
 
     @property
     def loss(self) -> float:

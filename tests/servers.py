@@ -11,6 +11,7 @@ from fedsim.aggregators import Aggregator
 from fedsim.rng import stream
 from fedsim.roster import Census, Roster
 from fedsim.selection import Uniform
+from fedsim.wire import Draw
 from fedsim.work import LocalResult, Update
 
 SIZE = 5
@@ -87,6 +88,9 @@ class Driver:
         version = self.busy.pop(client)
         self.heard += 1
         numbers = delta(client, self.heard) if numbers is None else numbers
+        if (codec := self.aggregator.codec) is not None and numbers.shape == self.aggregator.params.shape:
+            draw = Draw(0, version, client)
+            numbers = codec.decode(codec.encode(numbers, draw), len(numbers), draw)
         self.act(self.aggregator.receive(update(client, version, numbers, **facts)))
         if not self.busy and self.aggregator.deadline is not None:
             self.act(self.aggregator.expire())

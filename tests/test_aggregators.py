@@ -39,6 +39,7 @@ TABLE: dict[str, Callable[[], Aggregator]] = {
     "fedstale": lambda: of.FedStale(start(), roster()),
     "fedstale known": lambda: of.FedStale(start(), roster(), beta=0.3, known_participation=True, memory="disk"),
     "fedstale adaptive": lambda: of.FedStale(start(), roster(), cohort=3, beta="adaptive"),
+    "fetchsgd": lambda: of.FetchSGD(start(), roster(), cohort=3, rows=51, columns=1.0, kept=1.0),
     "fedfix": lambda: of.FedFix(start(), roster(), interval=1000),
     "fedfix identical": lambda: of.FedFix(start(), roster(), interval=1000, weights="identical", concurrency=4),
     "async_fedavg": lambda: of.AsyncFedAvg(start(), roster()),

@@ -19,6 +19,7 @@ TIME = [
     "simulation",
     "server",
     "cell",
+    "downlink",
     "edges",
     "node",
     "swarm",

@@ -29,6 +29,7 @@ NEEDS = {
     "ca2fl": {"goal": 4},
     "fadas": {"goal": 4, "lr": 0.02},
     "async_fedavg": {"lr": 0.3},
+    "fetchsgd": {"columns": 0.2, "kept": 0.1, "momentum": 0.5, "lr": 0.3},
 }
 """What has no default, or one that is too large for 8 clients as unequal as these, or too small for 30 versions."""
 

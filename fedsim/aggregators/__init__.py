@@ -22,6 +22,7 @@ from fedsim.aggregators.fedopt import FedAdagrad, FedAdam, FedYogi
 from fedsim.aggregators.fedprox import FedProx
 from fedsim.aggregators.fedstale import FedStale
 from fedsim.aggregators.fedvarp import FedVARP
+from fedsim.aggregators.fetchsgd import FetchSGD
 from fedsim.aggregators.mifa import MIFA
 from fedsim.aggregators.scaffold import SCAFFOLD
 
@@ -39,6 +40,7 @@ AGGREGATORS: dict[str, type[Aggregator]] = {
     "fedvarp": FedVARP,
     "mifa": MIFA,
     "fedstale": FedStale,
+    "fetchsgd": FetchSGD,
     "fedfix": FedFix,
     "async_fedavg": AsyncFedAvg,
     "fedasync": FedAsync,
@@ -51,5 +53,5 @@ AGGREGATORS: dict[str, type[Aggregator]] = {
 __all__ = [
     "ACE", "AGGREGATORS", "CA2FL", "FADAS", "MIFA", "SCAFFOLD", "Aggregator", "AsyncFedAvg", "DiLoCo", "FedAU",
     "FedAdagrad", "FedAdam", "FedAsync", "FedAvg", "FedAvgM", "FedBuff", "FedFix", "FedNova", "FedProx", "FedStale",
-    "FedVARP", "FedYogi",
+    "FedVARP", "FedYogi", "FetchSGD",
 ]  # fmt: skip

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from math import isfinite
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -16,10 +16,15 @@ from fedsim.drift import Drift
 from fedsim.roster import Census, Roster
 from fedsim.work import Update
 
+if TYPE_CHECKING:
+    from fedsim.wire.codec import Codec
+
 Count = Annotated[int, Field(ge=1)]
 Many = Count | Literal["all"]
 Rate = Annotated[float, Field(gt=0)]
 Fault = Literal["unasked", "misshapen", "infinite"]
+Shield = Callable[[Tensor, Sequence[Update], int], Tensor]
+"""Of a direction, the updates that it comes from, and the version that it starts from."""
 
 
 class Refusal(NamedTuple):
@@ -54,11 +59,15 @@ class Aggregator(ABC):
     deadline: int | None = field(default=None, init=False)
     refused: list[Refusal] = field(default_factory=list, init=False)
     """Since a driver has emptied it."""
+    shield: Shield | None = field(default=None, init=False, repr=False)
+    """What becomes of a direction before the model moves along it: noise."""
 
     synchronous: ClassVar[bool] = False
     """Whether updates that come too late are thrown away."""
     vectors: ClassVar[tuple[int, int]] = (1, 1)
     """How many vectors (P,) travel to a client, and back."""
+    linear: ClassVar[bool] = False
+    """Whether every step is a linear combination of updates of one version, with weights that do not depend on them."""
 
     @property
     def sent(self) -> Tensor | None:
@@ -68,6 +77,21 @@ class Aggregator(ABC):
     @property
     def drift(self) -> Drift | None:
         """What clients are to add to their gradients."""
+        return None
+
+    @property
+    def codec(self) -> Codec | None:
+        """What changes travel as, if that is the algorithm's own affair."""
+        return None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what an update has to be."""
+        return tuple(self.params.shape)
+
+    @property
+    def expected(self) -> float | None:
+        """How many updates a step counts on average, each for as much as any other; None: that is not so."""
         return None
 
     @property
@@ -113,7 +137,8 @@ class Aggregator(ABC):
         """Take a server step on these updates; none is taken if not one of them is sound."""
         sound = [update for update in in_client_order(updates) if self.is_sound(update)]
         if sound:
-            self.move(self.direction(sound))
+            direction = self.direction(sound)
+            self.move(self.shield(direction, sound, self.version) if self.shield else direction)
             self.version += 1
 
     def is_sound(self, update: Update) -> bool:
@@ -127,7 +152,7 @@ class Aggregator(ABC):
         """What is wrong with its numbers."""
         vectors = [update.delta] if self.vectors[1] == 1 else [update.delta, update.extra]
         for vector in vectors:
-            if not isinstance(vector, Tensor) or vector.shape != self.params.shape:
+            if not isinstance(vector, Tensor) or vector.shape != self.shape:
                 return "misshapen"
             if not is_finite(vector):
                 return "infinite"

@@ -22,6 +22,11 @@ class Buffered(Aggregator, ABC):
     wait: bool = False
     buffer: list[Update] = field(default_factory=list, init=False)
 
+    @property
+    def expected(self) -> float:
+        """The goal."""
+        return self.goal
+
     def take(self, update: Update) -> bool:
         """Into the buffer; a full buffer is a step."""
         self.buffer.append(update)

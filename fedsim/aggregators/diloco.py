@@ -19,7 +19,7 @@ class DiLoCo(FedAvgM):
     (`local`). Here its memory does not outlive a round, in the paper it does.
     """
 
-    weights: Literal["examples", "uniform"] = "uniform"
+    weights: Literal["examples", "uniform", "expected"] = "uniform"
     lr: Rate = 0.7
 
     def ahead(self, direction: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -19,12 +19,32 @@ class FedAvg(Rounds):
     McMahan et al., AISTATS 2017, Algorithm 1. The mean is over those who take part, so who rarely does counts less.
     """
 
-    weights: Literal["examples", "uniform"] = "examples"
+    weights: Literal["examples", "uniform", "expected"] = "examples"
+    """`uniform`: over how many are heard; `expected`: over how many are heard on average, as privacy asks for."""
+    linear: ClassVar[bool] = True
+
+    @property
+    def expected(self) -> float | None:
+        """The goal, the cohort, or where all are asked how many take part on average."""
+        if self.weights == "examples":
+            return None
+        if self.cohort != "all":
+            return self.goal or self.cohort
+        share = self.census.share
+        return None if share is None else sum(share(client) for client in self.census.examples)
 
     def direction(self, updates: list[Update]) -> Tensor:
         """Their mean."""
-        weights = shares(updates) if self.weights == "examples" else [1 / len(updates)] * len(updates)
-        return weighted_sum([update.delta for update in updates], weights)
+        deltas = [update.delta for update in updates]
+        return weighted_sum(deltas, shares(updates) if self.weights == "examples" else self.equal(len(updates)))
+
+    def equal(self, heard: int) -> list[float]:
+        """The same weight for each of those heard. ValueError if nobody knows how many to expect."""
+        if self.weights == "uniform":
+            return [1 / heard] * heard
+        if self.expected is None:
+            raise ValueError("weights: expected: it is not known how many take part where clients come and go or break")
+        return [1 / self.expected] * heard
 
 
 def shares(updates: list[Update]) -> list[float]:

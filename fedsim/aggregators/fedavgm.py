@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -21,6 +21,7 @@ class FedAvgM(FedAvg):
     Hsu et al., 2019. Without momentum it is FedAvg.
     """
 
+    linear: ClassVar[bool] = False
     momentum: Momentum = 0.9
     velocity: Tensor = field(init=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -23,6 +24,7 @@ class FedNova(Rounds):
 
     local_momentum: float | None = 0.0
     """Of the clients' SGD, given by the run; none: they run another optimizer, or Nesterov's, and there is no t_i."""
+    linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -23,6 +23,7 @@ class FedOpt(FedAvg, ABC):
     Reddi et al., ICLR 2021, Algorithm 2, without bias correction; v starts at tau^2, its least value there.
     """
 
+    linear: ClassVar[bool] = False
     lr: Positive = 0.1
     """Of the server's step; the default is ours."""
     beta1: Decay = 0.9

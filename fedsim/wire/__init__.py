@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from fedsim.wire.codec import Codec, Draw, Message, Plain, serialised
 from fedsim.wire.low_rank import PowerSGD
+from fedsim.wire.privacy import Adaptive, Clip, Flat, PerLayer
 from fedsim.wire.quantised import QSGD, Float16, Sign
 from fedsim.wire.rotated import EDEN
 from fedsim.wire.sketches import SRHT, CountSketch, Gaussian, Rademacher, RandK
@@ -26,4 +27,6 @@ CODECS: dict[str, Callable[..., Codec]] = {
     "eden": EDEN,
 }
 
-__all__ = ["CODECS", "Codec", "Draw", "Message", "Plain", "serialised"]
+CLIPS: dict[str, Callable[..., Clip]] = {"flat": Flat, "per_layer": PerLayer, "adaptive": Adaptive}
+
+__all__ = ["CLIPS", "CODECS", "Clip", "Codec", "Draw", "Message", "Plain", "serialised"]

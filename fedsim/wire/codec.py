@@ -66,6 +66,10 @@ class Codec(ABC):
     def nbytes(self, size: int) -> int:
         """Bytes of the message of a vector of `size` numbers, whatever they are."""
 
+    def step_bytes(self, size: int) -> int:
+        """Bytes that tell clients of a server step, where they need not be sent models."""
+        return self.nbytes(size)
+
     @abstractmethod
     def encode(self, vector: Tensor, draw: Draw) -> Message:
         """The message of a vector (d,)."""

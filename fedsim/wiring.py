@@ -1,0 +1,111 @@
+"""A scenario's wire, put together: which combinations work, what they cost, and what they disclose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from fedsim.errors import ScenarioError
+from fedsim.wire.codec import Codec, Plain
+from fedsim.wire.privacy import Privacy
+from fedsim.wire.sending import Sending
+from fedsim.work import LocalResult
+
+if TYPE_CHECKING:
+    from fedsim.aggregators.aggregator import Aggregator
+    from fedsim.cell import Workload
+    from fedsim.experiment import Experiment
+    from fedsim.scenario import Arm
+
+Train = Callable[[Sequence[Any]], list[LocalResult]]
+
+
+def refuse_wire(arm: Arm, why: str) -> None:
+    """ScenarioError if the scenario has a wire."""
+    if arm.keys.wire is not None:
+        raise ScenarioError(f"{arm.place(('wire',))}: wire: {why}")
+
+
+@dataclass(frozen=True)
+class Wire:
+    """How one server and its clients talk."""
+
+    codec: Codec
+    privacy: Privacy
+    size: int
+    """Numbers in a model."""
+    steps: bool
+    """Whether the server tells of steps, not models."""
+    plain: bool
+    """Whether nothing at all is done."""
+    catch_up: Any = "cheapest"
+
+    @classmethod
+    def of(cls, experiment: Experiment, aggregator: Aggregator) -> Wire:
+        """What the scenario asks for.
+
+        Raises:
+            ScenarioError: where it cannot work with this algorithm, and why.
+        """
+        arm, layout = experiment.arm, experiment.layout
+        keys, seed = arm.keys.wire, experiment.given["seed"]
+        own = aggregator.codec
+        if keys is None:
+            return cls(own or Plain(), Privacy(seed, layout), layout.size, steps=own is not None, plain=own is None)
+        if own is not None and keys.codec.name != "none":
+            raise ScenarioError(f"{arm.place(('wire', 'codec'))}: wire.codec: this aggregator has its own messages")
+        codec = own or arm.build(experiment.given, "wire", "codec")
+        clip = None if keys.clip is None else arm.build({}, "wire", "clip")
+        noise = None if keys.noise is None else arm.build({}, "wire", "noise")
+        wire = cls(codec, Privacy(seed, layout, clip, noise, aggregator.expected or 1.0), layout.size,
+                   steps=keys.down == "step" or own is not None, plain=False, catch_up=keys.catch_up)  # fmt: skip
+        for path, why in wire.faults(aggregator):
+            raise ScenarioError(f"{arm.place(('wire', path))}: wire.{path}: {why}")
+        if clip is not None:
+            aggregator.shield = wire.privacy.step
+        return wire
+
+    def faults(self, aggregator: Aggregator) -> list[tuple[str, str]]:
+        """What cannot be, by key."""
+        found: list[tuple[str, str]] = []
+        clip, noise, own = self.privacy.clip, self.privacy.noise, aggregator.codec is not None
+        if self.steps and not own:
+            if not self.codec.linear or isinstance(self.codec, Plain):
+                found.append(("down", "steps can be told of only where messages can be added up: take a sketch"))
+            if not aggregator.linear:
+                found.append(("down", f"{type(aggregator).__name__} does not step along a fixed combination of one "
+                                      "version's messages, so such a message cannot tell of its steps"))  # fmt: skip
+            if noise is not None and noise.by == "server":
+                found.append(("noise", "the server's noise would not fit into the messages that tell of its steps: "
+                                       "take by: clients or each"))  # fmt: skip
+        if noise is not None and clip is None:
+            found.append(("noise", "without a clip nobody knows how much noise is enough"))
+        if clip is not None and clip.message and not self.codec.linear:
+            found.append(("clip", "this codec's messages are no vectors that could be clipped"))
+        if clip is not None and clip.message and noise is not None and noise.by == "server":
+            found.append(("noise", "messages are clipped, so it is messages that need noise: take by: clients or each"))
+        if clip is not None and self.codec.feedback and noise is not None:
+            found.append(("codec", "what error feedback keeps back has not been clipped: set feedback: false"))
+        if noise is not None and noise.by != "each" and aggregator.expected is None:
+            found.append(("noise", f"{type(aggregator).__name__} does not count a known number of updates alike, so "
+                                   "nobody knows each one's share of the noise: take weights: uniform or expected, or "
+                                   "by: each"))  # fmt: skip
+        return found
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a message depends on the client's last one."""
+        return self.codec.feedback
+
+    def carry(self, train: Train) -> Train:
+        """Local training whose results have travelled."""
+        return train if self.plain else Sending(train, self.codec, self.privacy.seed, self.privacy)
+
+    def work(self, work: Workload) -> Workload:
+        """With the bytes of messages in place of one of the vectors that go up, and perhaps of steps that come down."""
+        if self.plain:
+            return work
+        nbytes = self.codec.nbytes(self.size)
+        step = self.codec.step_bytes(self.size) if self.steps else None
+        return replace(work, up=work.up - 4 * self.size + nbytes, step=step, catch_up=self.catch_up)
