@@ -36,7 +36,7 @@ def run(
     """Run a scenario: print what it took and write a run folder."""
     from fedsim import conduct
     from fedsim.scenario import read
-    from fedsim.terminal import ProgressBar, copies, table, verdict
+    from fedsim.terminal import ProgressBar, copies, epsilons, table, verdict
 
     changes = overrides or []
     arms = len(read(scenario, changes))
@@ -48,7 +48,7 @@ def run(
         return
     console = Console()
     console.print(table(result.arms))
-    for line in verdict(result.arms) + copies(result.arms):
+    for line in verdict(result.arms) + copies(result.arms) + epsilons(result.arms):
         console.print(line, highlight=False)
     console.print(f"run folder: {result.path}", highlight=False, soft_wrap=True)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from fedsim import scenario
 from fedsim.coded import CodedSimulation
 from fedsim.data import Dataset
+from fedsim.disclosure import disclosed
 from fedsim.experiment import Experiment, assemble
 from fedsim.picture import draw
 from fedsim.progress import Progress
@@ -93,6 +94,7 @@ def foresee(experiment: Experiment) -> dict[str, Any]:
 
 def _receipt(simulation: Federated, experiment: Experiment, seconds: float) -> dict[str, Any]:
     progress, trace = simulation.progress, simulation.trace
+    told = disclosed(experiment, simulation) if isinstance(simulation, ServerSimulation) else {}
     return {
         "scenario": experiment.arm.digest,
         "seed": experiment.arm.keys.seed,
@@ -102,6 +104,7 @@ def _receipt(simulation: Federated, experiment: Experiment, seconds: float) -> d
                    "trained": simulation.world.executor.trained, "bytes_down": progress.down, "bytes_up": progress.up,
                    **progress.tallies},
         "trace": {"rows": trace.count, "sha256": trace.digest()},
+        **told,
         "wall_seconds": round(seconds, 3),
     }  # fmt: skip
 

@@ -1,7 +1,7 @@
 """From constructors to a strict schema: `{name: {argument: value}}`, where the arguments are the constructor's own.
 
 A family is a table of constructors under the name of the argument that takes one. An argument whose name is a
-family's is a choice from it, unless it is a whole number; an argument that is a dataclass, or a tuple of them, is a
+family's is a choice from it, unless it is a number; an argument that is a dataclass, or a tuple of them, is a
 group of arguments, or a list of groups; `given` arguments come from the run and do not appear in a file. A constructor
 may name the one argument that a bare value stands for (`shorthand`); in a family, a bare number stands for the first
 member that does. There is no second description of anything.
@@ -167,7 +167,7 @@ class Schema:
         return model
 
     def _field(self, name: str, hint: Any, default: Any) -> tuple[Any, Any]:
-        if name in self.families and getattr(hint, "__origin__", hint) is not int:
+        if name in self.families and getattr(hint, "__origin__", hint) not in (int, float):
             kind = self.choice(name)
             if isinstance(default, str):
                 return kind, Field(default, validate_default=True)

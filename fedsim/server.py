@@ -5,16 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from fedsim.cell import Cell
 from fedsim.clock import CALENDAR, Steps
 from fedsim.simulation import pass_time
 from fedsim.units import FOREVER
 
+if TYPE_CHECKING:
+    from fedsim.wiring import Wire
+
 
 @dataclass
 class ServerSimulation(Cell):
     """Runs one server algorithm on a fleet, from the first moment to the last measurement."""
+
+    wire: Wire | None = None
+    """What its clients' changes go through."""
 
     def run(self) -> None:
         """From time 0 until a limit is reached; raises what `pass_time` does."""

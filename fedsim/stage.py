@@ -63,7 +63,7 @@ class Stage:
         work = wire.work(self.work(aggregator))
         train = partial(self.experiment.trainer, drift=aggregator.drift)
         world = self.world_of(wire.carry(train), aggregator.synchronous, wire.keeps)
-        return ServerSimulation(world, aggregator, work, self.progress)
+        return ServerSimulation(world, aggregator, work, self.progress, wire=wire)
 
     def hierarchy(self) -> ServerSimulation:
         """Edges between the server and the clients, which belong to the edges in turn."""

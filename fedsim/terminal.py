@@ -128,6 +128,17 @@ def copies(runs: Sequence[Run]) -> list[str]:
     ]
 
 
+def epsilons(runs: Sequence[Run]) -> list[str]:
+    """What each run with clipping has disclosed, or why nobody can say."""
+    told = [(run.label, run.receipt["privacy"]) for run in runs if "privacy" in run.receipt]
+    return [
+        f"{label}: {said['refused']}" if "refused" in said else
+        f"{label}: epsilon {said['epsilon']:.4g} at delta {said['delta']:g} after {said['rounds']} rounds, "
+        f"{said['scope']} (sampling: {said['sampling']}; {said['adjacent']})"
+        for label, said in told
+    ]  # fmt: skip
+
+
 def _spread(frame: pd.DataFrame) -> pd.DataFrame:
     places = [round(step * (len(frame) - 1) / (ROWS - 1)) for step in range(ROWS)]
     return frame.iloc[sorted(set(places))]

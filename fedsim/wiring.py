@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.errors import ScenarioError
 from fedsim.wire.codec import Codec, Plain
-from fedsim.wire.privacy import Privacy
+from fedsim.wire.ledger import dp_accounting
+from fedsim.wire.privacy import Adaptive, Privacy
 from fedsim.wire.sending import Sending
 from fedsim.work import LocalResult
 
@@ -64,6 +65,8 @@ class Wire:
             raise ScenarioError(f"{arm.place(('wire', path))}: wire.{path}: {why}")
         if clip is not None:
             aggregator.shield = wire.privacy.step
+        if noise is not None:
+            dp_accounting()  # what will be needed in the end is missed now
         return wire
 
     def faults(self, aggregator: Aggregator) -> list[tuple[str, str]]:
@@ -81,6 +84,9 @@ class Wire:
                                        "take by: clients or each"))  # fmt: skip
         if noise is not None and clip is None:
             found.append(("noise", "without a clip nobody knows how much noise is enough"))
+        if isinstance(clip, Adaptive) and noise is not None and 0 < clip.count <= noise.multiplier / 2:
+            found.append(("clip", f"count noise of {clip.count:g} spends more than the whole of a multiplier of "
+                                  f"{noise.multiplier:g}: it has to be above half of that"))  # fmt: skip
         if clip is not None and clip.message and not self.codec.linear:
             found.append(("clip", "this codec's messages are no vectors that could be clipped"))
         if clip is not None and clip.message and noise is not None and noise.by == "server":

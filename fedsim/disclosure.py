@@ -1,0 +1,94 @@
+"""What a run has disclosed of its clients: an epsilon, or why there is none."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+from fedsim.fleet.participation import Bernoulli, Participation
+from fedsim.selection import Uniform
+from fedsim.wire.ledger import Facts, Ledger, Sampling, Unaccountable, sampling_of
+from fedsim.wire.privacy import Adaptive, Privacy
+
+if TYPE_CHECKING:
+    from fedsim.experiment import Experiment
+    from fedsim.server import ServerSimulation
+
+NEGLIGIBLE = 0.01
+"""Of delta: that part may be the chance that in some round nobody takes part, which then is not a round at all."""
+
+MISSING_SHARES = (
+    "no epsilon for noise that clients add in shares where some of them may not answer: theirs is missing in the sum; "
+    "take by: server or each"
+)
+UNPROTECTED_COUNT = (
+    "no epsilon for adaptive clipping without noise on how many were short enough: take count above 0, and by: server"
+)
+
+
+def disclosed(experiment: Experiment, simulation: ServerSimulation) -> dict[str, Any]:
+    """For a receipt, under `privacy`: epsilon at the scenario's delta, after how many rounds, between which two runs.
+
+    Or why it is `refused`; and nothing where nothing was clipped.
+    """
+    if simulation.wire is None or simulation.wire.privacy.clip is None:
+        return {}
+    try:
+        return {"privacy": _epsilon(experiment, simulation, simulation.wire.privacy)}
+    except Unaccountable as reason:
+        return {"privacy": {"refused": str(reason)}}
+
+
+def _epsilon(experiment: Experiment, simulation: ServerSimulation, privacy: Privacy) -> dict[str, Any]:
+    noise, delta = privacy.noise, experiment.arm.keys.wire.delta
+    if noise is None:
+        return {"refused": "no epsilon without noise"}
+    if isinstance(privacy.clip, Adaptive) and (noise.by != "server" or not privacy.clip.count):
+        raise Unaccountable(UNPROTECTED_COUNT)
+    facts = facts_of(experiment, simulation)
+    if noise.by == "each":
+        if not facts.uniform_selection:
+            sampling_of(facts)
+        ledger, rounds = Ledger(Sampling("everybody"), noise.multiplier, delta), max(simulation.ordinals.values())
+        return _told(ledger, rounds, "one message after another, against whoever reads them all")
+    if noise.by == "clients" and (facts.fails or facts.over_selected or facts.deadline or not facts.always_available):
+        raise Unaccountable(MISSING_SHARES)
+    rounds = simulation.aggregator.roster.turn
+    ledger = Ledger(amplifying(sampling_of(facts), facts, rounds, delta), noise.multiplier, delta)
+    against = "the models" if noise.by == "server" else "the sums of messages, as secure aggregation leaves them"
+    return _told(ledger, rounds, f"against whoever sees {against}, and does not know who took part")
+
+
+def _told(ledger: Ledger, rounds: int, scope: str) -> dict[str, Any]:
+    return {"epsilon": ledger.epsilon(rounds), "delta": ledger.delta, "rounds": rounds,
+            "sampling": ledger.sampling.kind, "adjacent": ledger.adjacency, "scope": scope}  # fmt: skip
+
+
+def amplifying(sampling: Sampling, facts: Facts, rounds: int, delta: float) -> Sampling:
+    """The sampling that may be relied on: rounds in which nobody takes part do not happen, so they must be rare."""
+    empty = prod(1 - rate for rate in facts.participation_rates)
+    return Sampling("everybody") if sampling.kind == "poisson" and rounds * empty > NEGLIGIBLE * delta else sampling
+
+
+def facts_of(experiment: Experiment, simulation: ServerSimulation) -> Facts:
+    """How the run works, as far as privacy depends on it."""
+    fleet, aggregator, clients = experiment.fleet, simulation.aggregator, len(experiment.work.steps)
+    cohort, goal = getattr(aggregator, "cohort", None), getattr(aggregator, "goal", None)
+    rates = tuple(fleet.participation.share(client) for client in range(clients))
+    counts_alike = getattr(aggregator, "weights", None)
+    always = fleet.reliable and simulation.world.carrier.outages is None
+    deadline, drawn = aggregator.deadline is not None, type(experiment.select(0)) is Uniform
+    everybody_counts = always and not deadline and isinstance(cohort, int) and cohort <= clients and min(rates) == 1
+    return Facts(
+        clients=clients,
+        cohort=cohort if isinstance(cohort, int) else None,
+        synchronous=aggregator.synchronous,
+        participation_rates=rates,
+        independent_rounds=drawn and type(fleet.participation) in (Participation, Bernoulli),
+        always_available=always,
+        fails=fleet.failures.possible,
+        over_selected=goal is not None and isinstance(cohort, int) and goal < cohort,
+        deadline=deadline,
+        uniform_selection=not experiment.select(0).reads_numbers,
+        bounded_weights=counts_alike == "expected" or (counts_alike == "uniform" and everybody_counts),
+    )
