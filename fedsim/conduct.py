@@ -59,6 +59,9 @@ def conduct(experiment: Experiment, path: Path, watch: Watch = lambda progress, 
         for stem, params in models(simulation).items():
             named = experiment.layout.unflatten(params)
             folder.weights(stem, {name: tensor.numpy() for name, tensor in named.items()})
+    listener = simulation.wire and simulation.wire.eavesdropper if isinstance(simulation, ServerSimulation) else None
+    if listener is not None:
+        folder.leakage(*listener.reconstructions())
     folder.receipt(_receipt(simulation, experiment, monotonic() - began))
     return load(path)
 

@@ -75,6 +75,16 @@ class Wire:
 
 
 @dataclass(frozen=True)
+class Eavesdrop:
+    """Somebody reads a client's messages, and afterwards tries to find the examples behind them."""
+
+    attack: Any
+    client: Annotated[int, Field(ge=0)] = 0
+    versions: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    """Server versions that the client has started from."""
+
+
+@dataclass(frozen=True)
 class Edges:
     """Servers at the edges of the network: each takes so many `rounds` with clients of its own on every model."""
 
@@ -104,6 +114,8 @@ class Scenario:
     """None: links are always up, and always the same."""
     wire: Wire | None = None
     """None: numbers in float32, as they are."""
+    eavesdrop: Eavesdrop | None = None
+    """None: nobody listens."""
     edges: Edges | None = None
     """None: clients talk to the server themselves, whatever stands between."""
     select: Any = "uniform"

@@ -82,6 +82,12 @@ class RunFolder:
         }  # a view would be written wrong
         self._write(f"{stem}.safetensors", save(whole))
 
+    def leakage(self, rows: pd.DataFrame, pictures: Mapping[str, Any]) -> None:
+        """What an eavesdropper has found: how well, and the examples."""
+        self._table("leakage.csv", rows)
+        if pictures:
+            self.weights("leakage", {name: tensor.numpy() for name, tensor in pictures.items()})
+
     def comparison(self, labels: list[str]) -> None:
         """This folder holds the folders of these arms."""
         self._json(COMPARISON, {"arms": labels})
@@ -162,6 +168,20 @@ class Run:
         if not (self.path / LINKS).exists():
             raise ScenarioError(f"{self.path}: this run says nothing of its links; it has no {LINKS}")
         return pd.read_parquet(self.path / LINKS)
+
+    @cached_property
+    def leakage(self) -> pd.DataFrame:
+        """One row a message that was attacked; of a comparison as for `metrics`. ScenarioError if nobody listened."""
+        if self.arms != [self]:
+            return pd.concat([arm.leakage.assign(arm=arm.label) for arm in self.arms], ignore_index=True)
+        if not (self.path / "leakage.csv").exists():
+            raise ScenarioError(f"{self.path}: nobody has listened to this run's messages")
+        return pd.read_csv(self.path / "leakage.csv")
+
+    @cached_property
+    def reconstructions(self) -> dict[str, np.ndarray]:
+        """The `true` and the `found` examples of all messages that were attacked, (n, B, *shape)."""
+        return self._several("leakage", "examples that an eavesdropper has found")
 
     @cached_property
     def scenario(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from fedsim.aggregators import AGGREGATORS
+from fedsim.attacks import ATTACKS
 from fedsim.coding import CODES
 from fedsim.data import DATA, PARTITIONS
 from fedsim.errors import ScenarioError
@@ -54,6 +55,7 @@ FAMILIES = {
     "coding": CODES,
     "codec": CODECS,
     "clip": CLIPS,
+    "attack": ATTACKS,
     "executor": EXECUTORS,
 }
 

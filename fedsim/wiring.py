@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from fedsim.eavesdropping import Eavesdropper, eavesdropper
 from fedsim.errors import ScenarioError
 from fedsim.wire.codec import Codec, Plain
 from fedsim.wire.ledger import dp_accounting
@@ -23,9 +24,10 @@ Train = Callable[[Sequence[Any]], list[LocalResult]]
 
 
 def refuse_wire(arm: Arm, why: str) -> None:
-    """ScenarioError if the scenario has a wire."""
-    if arm.keys.wire is not None:
-        raise ScenarioError(f"{arm.place(('wire',))}: wire: {why}")
+    """ScenarioError if the scenario has a wire, or somebody who listens to it."""
+    for key in ("wire", "eavesdrop"):
+        if getattr(arm.keys, key) is not None:
+            raise ScenarioError(f"{arm.place((key,))}: {key}: {why}")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Wire:
     plain: bool
     """Whether nothing at all is done."""
     catch_up: Any = "cheapest"
+    eavesdropper: Eavesdropper | None = None
 
     @classmethod
     def of(cls, experiment: Experiment, aggregator: Aggregator) -> Wire:
@@ -53,14 +56,18 @@ class Wire:
         keys, seed = arm.keys.wire, experiment.given["seed"]
         own = aggregator.codec
         if keys is None:
-            return cls(own or Plain(), Privacy(seed, layout), layout.size, steps=own is not None, plain=own is None)
+            codec, privacy = own or Plain(), Privacy(seed, layout)
+            listener = eavesdropper(experiment, codec, privacy)
+            plain = own is None and listener is None
+            return cls(codec, privacy, layout.size, own is not None, plain, eavesdropper=listener)
         if own is not None and keys.codec.name != "none":
             raise ScenarioError(f"{arm.place(('wire', 'codec'))}: wire.codec: this aggregator has its own messages")
         codec = own or arm.build(experiment.given, "wire", "codec")
         clip = None if keys.clip is None else arm.build({}, "wire", "clip")
         noise = None if keys.noise is None else arm.build({}, "wire", "noise")
-        wire = cls(codec, Privacy(seed, layout, clip, noise, aggregator.expected or 1.0), layout.size,
-                   steps=keys.down == "step" or own is not None, plain=False, catch_up=keys.catch_up)  # fmt: skip
+        privacy = Privacy(seed, layout, clip, noise, aggregator.expected or 1.0)
+        wire = cls(codec, privacy, layout.size, keys.down == "step" or own is not None, plain=False,
+                   catch_up=keys.catch_up, eavesdropper=eavesdropper(experiment, codec, privacy))  # fmt: skip
         for path, why in wire.faults(aggregator):
             raise ScenarioError(f"{arm.place(('wire', path))}: wire.{path}: {why}")
         if clip is not None:
@@ -106,7 +113,8 @@ class Wire:
 
     def carry(self, train: Train) -> Train:
         """Local training whose results have travelled."""
-        return train if self.plain else Sending(train, self.codec, self.privacy.seed, self.privacy)
+        overhear = self.eavesdropper.overhear if self.eavesdropper else None
+        return train if self.plain else Sending(train, self.codec, self.privacy.seed, self.privacy, overhear)
 
     def work(self, work: Workload) -> Workload:
         """With the bytes of messages in place of one of the vectors that go up, and perhaps of steps that come down."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from torch import nn
@@ -18,15 +18,23 @@ def logistic(shape: tuple[int, ...], classes: int) -> nn.Module:
     return mlp(shape, classes, hidden=[])
 
 
-def mlp(shape: tuple[int, ...], classes: int, hidden: list[Width]) -> nn.Module:
-    """A multi-layer perceptron with ReLU; `hidden: [200, 200]` is the 2NN of McMahan et al., 2017.
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+
+
+def mlp(
+    shape: tuple[int, ...],
+    classes: int,
+    hidden: list[Width],
+    activation: Literal["relu", "sigmoid", "tanh"] = "relu",
+) -> nn.Module:
+    """A multi-layer perceptron; `hidden: [200, 200]` with ReLU is the 2NN of McMahan et al., 2017.
 
     >>> sum(parameter.numel() for parameter in mlp((28, 28), 10, [200, 200]).parameters())
     199210
     """
     layers: list[nn.Module] = [nn.Flatten()]
     for wide, narrow in pairwise([math.prod(shape), *hidden, classes]):
-        layers += [_linear(wide, narrow), nn.ReLU()]
+        layers += [_linear(wide, narrow), ACTIVATIONS[activation]()]
     return nn.Sequential(*layers[:-1])
 
 

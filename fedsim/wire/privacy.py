@@ -61,7 +61,7 @@ class Flat(Clip):
 
     def clipped(self, vector: Tensor, bound: float, layout: Layout) -> Tensor:
         """See `Clip`."""
-        return vector * min(1.0, bound / max(float(vector.norm()), 1e-30))
+        return vector * (bound / vector.norm().clamp_min(1e-30)).clamp_max(1.0)
 
 
 @dataclass(frozen=True)

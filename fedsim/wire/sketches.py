@@ -66,14 +66,17 @@ class Gaussian(Sketch):
 
     def sketch(self, vector: Tensor, rows: int, draw: Generator) -> Tensor:
         """See `Sketch`."""
-        parts = [self.entries(end - first, len(vector), draw) @ vector for first, end in blocks(rows, len(vector))]
+        parts = [
+            self.entries(end - first, len(vector), draw).to(vector.dtype) @ vector
+            for first, end in blocks(rows, len(vector))
+        ]
         return torch.cat(parts) / sqrt(rows)
 
     def lift(self, content: Tensor, size: int, draw: Generator) -> Tensor:
         """See `Sketch`."""
         total = content.new_zeros(size)
         for first, end in blocks(len(content), size):
-            total += content[first:end] @ self.entries(end - first, size, draw)
+            total += content[first:end] @ self.entries(end - first, size, draw).to(content.dtype)
         return total / sqrt(len(content))
 
     def entries(self, rows: int, size: int, draw: Generator) -> Tensor:
