@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.fleet.participation import Bernoulli, Participation
 from fedsim.selection import Uniform
-from fedsim.wire.ledger import Facts, Ledger, Sampling, Unaccountable, sampling_of
+from fedsim.wire.examples import releases
+from fedsim.wire.ledger import Facts, Ledger, Sampling, Unaccountable, example_epsilon, sampling_of
 from fedsim.wire.privacy import Adaptive, Privacy
 
 if TYPE_CHECKING:
@@ -27,20 +28,37 @@ UNPROTECTED_COUNT = (
 
 
 def disclosed(experiment: Experiment, simulation: ServerSimulation) -> dict[str, Any]:
-    """For a receipt, under `privacy`: epsilon at the scenario's delta, after how many rounds, between which two runs.
+    """For a receipt, under `privacy`: of `clients` and of `examples`, if they are protected, epsilon at the run's delta.
 
-    Or why it is `refused`; and nothing where nothing was clipped.
+    After how many releases, and between which two runs; or why it is `refused`.
     """
-    if simulation.wire is None or simulation.wire.privacy.clip is None:
-        return {}
-    try:
-        return {"privacy": _epsilon(experiment, simulation, simulation.wire.privacy)}
-    except Unaccountable as reason:
-        return {"privacy": {"refused": str(reason)}}
+    wire, told = simulation.wire, {}
+    if wire is not None and wire.privacy.clip is not None:
+        try:
+            told["clients"] = _epsilon(experiment, simulation, wire.privacy)
+        except Unaccountable as reason:
+            told["clients"] = {"refused": str(reason)}
+    if experiment.trainer.private is not None:
+        told["examples"] = _examples(experiment, simulation)
+    return {"privacy": told} if told else {}
+
+
+def _examples(experiment: Experiment, simulation: ServerSimulation) -> dict[str, Any]:
+    """Of one example, against whoever reads all that its client sends."""
+    noise, delta = experiment.trainer.private, experiment.arm.keys.delta
+    assert noise is not None
+    if experiment.select(0).reads_numbers:
+        return {"refused": "no epsilon where clients are selected by their losses, which get no noise"}
+    work, batch = experiment.work, experiment.trainer.batch
+    most = max(times * releases(work.steps[client], min(batch, work.held[client]) or 1, work.held[client])
+               for client, times in simulation.ordinals.items())  # fmt: skip
+    return {"epsilon": example_epsilon(most, noise.multiplier, delta), "delta": delta, "rounds": most,
+            "sampling": "everybody", "adjacent": "an example's gradients, or zeros in their place",
+            "scope": "against whoever reads all that its client sends"}  # fmt: skip
 
 
 def _epsilon(experiment: Experiment, simulation: ServerSimulation, privacy: Privacy) -> dict[str, Any]:
-    noise, delta = privacy.noise, experiment.arm.keys.wire.delta
+    noise, delta = privacy.noise, experiment.arm.keys.delta
     if noise is None:
         return {"refused": "no epsilon without noise"}
     if isinstance(privacy.clip, Adaptive) and (noise.by != "server" or not privacy.clip.count):

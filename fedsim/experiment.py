@@ -134,7 +134,8 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     local = arm.build({}, "local")
     kept = local.optimizer_state == "kept"
     try:
-        trainer = Trainer(model, dataset.x, dataset.y, parts, local.batch, local.optimizer, seed, keeps=kept)
+        trainer = Trainer(model, dataset.x, dataset.y, parts, local.batch, local.optimizer, seed, keeps=kept,
+                          private=local.private)  # fmt: skip
     except ValueError as error:
         raise ScenarioError(f"{arm.place(('local', 'optimizer_state'))}: local.optimizer_state: {error}") from None
     work = _workload(local, parts.sizes, training_flops(model, dataset.x[:1]), 4 * layout.size)

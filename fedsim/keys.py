@@ -12,6 +12,7 @@ from fedsim.fleet import Failures
 from fedsim.network import Conditions
 from fedsim.progress import Until
 from fedsim.units import Duration
+from fedsim.wire.examples import ExampleNoise
 from fedsim.wire.privacy import Noise
 
 Count = Annotated[int, Field(ge=1)]
@@ -39,6 +40,8 @@ class Local:
     batch: Count = 32
     optimizer_state: Literal["fresh", "kept"] = "fresh"
     """Momentum, moments and counts of steps: `fresh` at each training, or `kept` by the client from its last one."""
+    private: ExampleNoise | None = None
+    """None: gradients as they are."""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
@@ -70,8 +73,6 @@ class Wire:
     """How changes are shortened; None: not at all."""
     noise: Noise | None = None
     """None: nothing is added to them."""
-    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    """For which epsilon is told, where there is noise."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,8 @@ class Scenario:
     """None: links are always up, and always the same."""
     wire: Wire | None = None
     """None: numbers in float32, as they are."""
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    """For which epsilon is told, where there is noise."""
     eavesdrop: Eavesdrop | None = None
     """None: nobody listens."""
     edges: Edges | None = None

@@ -130,10 +130,10 @@ def copies(runs: Sequence[Run]) -> list[str]:
 
 def epsilons(runs: Sequence[Run]) -> list[str]:
     """What each run with clipping has disclosed, or why nobody can say."""
-    told = [(run.label, run.receipt["privacy"]) for run in runs if "privacy" in run.receipt]
+    told = [(f"{run.label}, {who}", said) for run in runs for who, said in run.receipt.get("privacy", {}).items()]
     return [
         f"{label}: {said['refused']}" if "refused" in said else
-        f"{label}: epsilon {said['epsilon']:.4g} at delta {said['delta']:g} after {said['rounds']} rounds, "
+        f"{label}: epsilon {said['epsilon']:.4g} at delta {said['delta']:g} after {said['rounds']} releases, "
         f"{said['scope']} (sampling: {said['sampling']}; {said['adjacent']})"
         for label, said in told
     ]  # fmt: skip

@@ -21,6 +21,7 @@ from fedsim.models import check_trainable
 from fedsim.optimizers.memory import Memory, StackMemory, check_memory, likeness
 from fedsim.rng import stream
 from fedsim.vector import Layout
+from fedsim.wire.examples import ExampleNoise
 from fedsim.work import ClientState, LocalResult, LocalTask
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Trainer:
         seed: names the batches together with client and ordinal.
         cohort: stack no more clients than this; None: as many as was measured to be worth it (`gradients.choose`).
         keeps: let each client's optimizer go on from where its last training (`task.kept`) has left it.
+        private: clip every example's gradient, and add noise to each step's: DP-SGD.
 
     Raises:
         ValueError: a model with BatchNorm or Dropout; an optimizer whose memory cannot be kept, if it has to be.
@@ -64,12 +66,13 @@ class Trainer:
     def __init__(
         self, model: nn.Module, x: Tensor, y: Tensor, parts: Parts, batch: int,
         optimizer: Callable[[list[Tensor]], Optimizer], seed: int, cohort: int | None = None,
-        keeps: bool = False,
+        keeps: bool = False, private: ExampleNoise | None = None,
     ) -> None:  # fmt: skip
         check_trainable(model)
         self.x, self.y, self.parts, self.batch, self.optimizer, self.seed = x, y, parts, batch, optimizer, seed
         self.layout = Layout.of(model)
-        self.gradients, self.worth = choose(model, self.layout.size, batch, x.device)
+        self.private = private
+        self.gradients, self.worth = choose(model, self.layout.size, batch, x.device, private and private.clip)
         self.stackable = getattr(optimizer, "stackable", True)
         self.cohort = min(cohort or self.worth, self.worth) if self.stackable else 1
         self.keeps = keeps
@@ -128,6 +131,8 @@ class Trainer:
                 narrow(optimizer, moved, active)
             x = self.x.index_select(0, rows[step, :active].flatten()).unflatten(0, (active, -1))
             grads, losses[step, :active] = self.gradients(params, x, labels[step, :active])
+            if self.private:
+                self.private.add(grads, tasks[:active], step, x.shape[1], self.seed)
             if correction:
                 correction.add(grads, params)
             for tensor, name in zip(moved, params, strict=True):

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from fedsim.rng import stream
 from fedsim.vector import Layout
 from fedsim.wire import CODECS, Codec, Draw, serialised
-from fedsim.wire.codec import packed, packed_bytes, unpacked
+from fedsim.wire.codec import generator, packed, packed_bytes, unpacked
 from fedsim.wire.hadamard import matrix, padded, transformed
-from fedsim.wire.sketches import SRHT, CountSketch, RandK, Sketch
+from fedsim.wire.sketches import SRHT, CountSketch, RandK, Sketch, signs, some
 
 LAYOUT = Layout.of(nn.Sequential(nn.Linear(9, 5), nn.Conv2d(2, 3, 3)))
 SIZES = (1, 5, 64, 113)
@@ -166,6 +166,26 @@ def test_large_vectors_need_no_large_matrix() -> None:
         assert float(x @ y) == pytest.approx(float(x @ x), rel=0.1)
 
 
+@pytest.mark.parametrize("count", [0, 1, 999, 9_000, 19_000, 20_000])
+def test_some_places_are_any_places(count) -> None:
+    """Distinct, ascending, each as likely as any other; few or nearly all of many."""
+    drawn = [some(20_000, count, generator(5, turn)) for turn in range(40)]
+    for places in drawn:
+        assert len(places) == count
+        assert (places.diff() > 0).all()
+        assert count == 0 or (int(places[0]) >= 0 and int(places[-1]) < 20_000)
+    tenths = torch.cat(drawn).div(2_000, rounding_mode="floor").bincount(minlength=10)
+    spread = 6 * sqrt(40 * count * 0.09) + 1e-9
+    assert ((tenths - 4 * count).abs() <= spread).all()
+
+
+def test_signs_are_fair() -> None:
+    drawn = signs(100_003, generator(5, "signs"))
+    assert drawn.unique().tolist() == [-1, 1]
+    assert abs(float(drawn.sum())) < 5 * sqrt(100_003)
+    assert abs(float(drawn[1:] @ drawn[:-1])) < 5 * sqrt(100_003)
+
+
 # Hadamard -------------------------------------------------------------------------------------------------------------
 
 
@@ -191,7 +211,7 @@ def test_packing_leaves_no_gap(bits) -> None:
         content = packed(numbers, bits)
         assert content.dtype == torch.uint8
         assert len(content) == packed_bytes(count, bits) == -(-count * bits // 8)
-        assert torch.equal(unpacked(content, bits, count), numbers)
+        assert torch.equal(unpacked(content, bits, count).long(), numbers)
 
 
 def test_top_k_keeps_the_largest() -> None:

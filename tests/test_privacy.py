@@ -13,11 +13,14 @@ from worlds import Recording
 from fedsim import experiment, scenario
 from fedsim.disclosure import disclosed
 from fedsim.errors import ScenarioError
+from fedsim.gradients.per_example import PerExample
+from fedsim.gradients.vmapped import Vmapped
 from fedsim.rng import stream
 from fedsim.vector import Layout
 from fedsim.wire import Draw
+from fedsim.wire.examples import ExampleNoise, releases
 from fedsim.wire.privacy import Adaptive, Flat, Noise, PerLayer, Privacy
-from fedsim.work import LocalResult
+from fedsim.work import LocalResult, LocalTask
 
 LAYOUT = Layout.of(nn.Sequential(nn.Linear(30, 20), nn.Linear(20, 10)))
 SIZE = LAYOUT.size
@@ -48,7 +51,7 @@ def run(wire: dict | None, **changes):
 
 
 def told(wire: dict, **changes) -> dict:
-    return disclosed(*run(wire, **changes))["privacy"]
+    return disclosed(*run(wire, **changes))["privacy"]["clients"]
 
 
 # Clipping -------------------------------------------------------------------------------------------------------------
@@ -211,8 +214,69 @@ def test_the_ledger_says_why_there_is_none(changes, wire, sentence) -> None:
      ({"clip": {"flat": {"norm": 1, "message": True}}, "noise": {"multiplier": 1}}, "messages that need noise"),
      ({"clip": 1, "noise": {"multiplier": 1}, "codec": {"srht": {"ratio": 0.5}}, "down": "step"},
       "the server's noise would not fit"),
-     ({"clip": -1}, "wire.clip"), ({"clip": 1, "delta": 0}, "wire.delta")],
+     ({"clip": -1}, "wire.clip")],
 )  # fmt: skip
 def test_what_makes_no_sense_is_refused_before_anything_runs(wire, sentence) -> None:
     with pytest.raises(ScenarioError, match=sentence):
         [experiment.assemble(arm) for arm in scenario.read(DIGITS | {"wire": wire})]
+
+
+# Examples -------------------------------------------------------------------------------------------------------------
+
+
+def test_examples_are_clipped_one_by_one() -> None:
+    """Against autograd, one example after another; and far above all norms it is the plain mean."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    x, y = vector("x")[: 2 * 7 * 6].view(2, 7, 6), torch.arange(14).view(2, 7) % 3
+    params = {name: torch.stack([part.detach(), 2 * part.detach()]) for name, part in module.named_parameters()}
+    for clip in (0.2, 1e6):
+        found, losses = PerExample(module, clip)(params, x, y)
+        plain, expected = Vmapped(module)(params, x, y)
+        torch.testing.assert_close(losses, expected)
+        for k in range(2):
+            total = 0.0
+            for one in range(7):
+                own = {name: part[k].clone().requires_grad_() for name, part in params.items()}
+                scores = torch.func.functional_call(module, own, (x[k, one : one + 1],))
+                grads = torch.autograd.grad(
+                    nn.functional.cross_entropy(scores, y[k, one : one + 1]), list(own.values())
+                )
+                flat = torch.cat([part.flatten() for part in grads])
+                total = total + flat * min(1.0, clip / float(flat.norm()))
+            flat = torch.cat([part[k].flatten() for part in found.values()])
+            torch.testing.assert_close(flat, total / 7, rtol=1e-4, atol=1e-6)
+        if clip == 1e6:
+            for name, part in plain.items():
+                torch.testing.assert_close(found[name], part, rtol=1e-4, atol=1e-6)
+
+
+def test_noise_on_batches_has_its_size_and_its_own_address() -> None:
+    noise = ExampleNoise(clip=2.0, multiplier=1.5)
+    tasks = [LocalTask(client, torch.zeros(1), 4, 1) for client in (0, 3)]
+    grads = {"w": torch.zeros(2, 40_000)}
+    noise.add(grads, tasks, step=1, batch=10, seed=1)
+    assert float(grads["w"].std()) == pytest.approx(0.3, rel=0.02)
+    alone = {"w": torch.zeros(1, 40_000)}
+    noise.add(alone, tasks[1:], step=1, batch=10, seed=1)
+    assert torch.equal(alone["w"][0], grads["w"][1])
+
+
+def test_examples_have_an_epsilon_of_their_own() -> None:
+    """36 or 35 examples a client, batches of 8 or 9: every training is one pass of 4 steps, or a pass and a bit."""
+    local = {**DIGITS["local"], "steps": 4, "batch": 9, "private": {"clip": 1.0, "multiplier": 3.0}}
+    made, simulation = run(None, local=local, fleet={"clients": 39, "devices": "fedscale"})
+    said = disclosed(made, simulation)["privacy"]["examples"]
+    times = max(simulation.ordinals.values())
+    sizes = {min(9, held) for held in made.work.held}
+    assert sizes == {9}
+    assert said["rounds"] == times * max(releases(4, 9, held) for held in made.work.held)
+    assert said["epsilon"] == rdp(dp.GaussianDpEvent(3.0), said["rounds"])
+
+
+def test_private_steps_are_the_same_under_every_executor() -> None:
+    local = {**DIGITS["local"], "private": {"clip": 1.0, "multiplier": 1.0}}
+    inline, stacked = (run(None, local=local, executor=kind)[1] for kind in ("inline", "stacked"))
+    assert torch.equal(inline.aggregator.params, stacked.aggregator.params)
+    _, quiet = run(None, local={**DIGITS["local"], "private": {"clip": 1e6, "multiplier": 0}})
+    _, plain = run(None)
+    torch.testing.assert_close(quiet.aggregator.params, plain.aggregator.params, rtol=1e-4, atol=1e-5)

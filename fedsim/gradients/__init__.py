@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.gradients.closed_form import ClosedForm
+from fedsim.gradients.per_example import PerExample
 from fedsim.gradients.single import Single
 from fedsim.gradients.vmapped import Vmapped
 
@@ -43,8 +44,16 @@ class Gradients(Protocol):
         ...
 
 
-def choose(module: nn.Module, size: int, batch: int, device: torch.device) -> tuple[Gradients, int]:
+EXAMPLES = 8
+"""Clients in a stack whose examples are clipped one by one: they take turns, so that it matters little."""
+
+
+def choose(
+    module: nn.Module, size: int, batch: int, device: torch.device, clip: float | None = None
+) -> tuple[Gradients, int]:
     """The source for a module of `size` parameters and batches of `batch`, and how many clients it should stack.
+
+    With `clip`, the gradient of every example is shortened to that.
 
     Measured with torch 2.13 on two cores of an AMD EPYC with 1 MiB of L2 cache each, 32 MiB of L3. Of 0.5, 1, 2, 4, 8
     and 16 MiB for a step's parameters, gradients and activations, 8 MiB was the best or nearly so for dense networks
@@ -52,6 +61,8 @@ def choose(module: nn.Module, size: int, batch: int, device: torch.device) -> tu
     after another took 0.75 to 0.9 of their time vectorised for FedAvg's CNN and a small ResNet, 0.2 to 0.3 for an LSTM;
     16 took 0.55 for `cnn_group`, and between 0.85 and 1.15 of what their convolutions as one in groups would take.
     """
+    if clip is not None:
+        return PerExample(module, clip), EXAMPLES
     if ClosedForm.suits(module):
         source = ClosedForm(module)
         return source, max(1, min(COHORT, WORKING_SET // source.working_set(size, batch)))

@@ -119,16 +119,20 @@ def packed(numbers: Tensor, bits: int) -> Tensor:
     >>> packed(torch.tensor([1, 0, 1]), bits=1), packed(torch.tensor([5, 2, 7]), bits=3)
     (tensor([160], dtype=torch.uint8), tensor([171, 128], dtype=torch.uint8))
     """
-    places = torch.arange(bits - 1, -1, -1)
-    ones = (numbers.long().unsqueeze(1) >> places & 1).flatten()
+    ones = (numbers.to(torch.uint8).unsqueeze(1) >> descending(bits) & 1).flatten()
     ones = torch.nn.functional.pad(ones, (0, -len(ones) % 8)).view(-1, 8)
-    return (ones << torch.arange(7, -1, -1)).sum(1).to(torch.uint8)
+    return (ones << descending(8)).sum(1, dtype=torch.uint8)
 
 
 def unpacked(content: Tensor, bits: int, count: int) -> Tensor:
-    """The inverse of `packed`: int64 (count,)."""
-    ones = (content.long().unsqueeze(1) >> torch.arange(7, -1, -1) & 1).flatten()[: count * bits]
-    return (ones.view(count, bits) << torch.arange(bits - 1, -1, -1)).sum(1)
+    """The inverse of `packed`: uint8 (count,)."""
+    ones = (content.unsqueeze(1) >> descending(8) & 1).flatten()[: count * bits]
+    return (ones.view(count, bits) << descending(bits)).sum(1, dtype=torch.uint8)
+
+
+def descending(bits: int) -> Tensor:
+    """Places of bits, the highest first: uint8."""
+    return torch.arange(bits - 1, -1, -1).to(torch.uint8)
 
 
 def packed_bytes(count: int, bits: int) -> int:

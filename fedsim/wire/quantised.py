@@ -66,7 +66,7 @@ class QSGD(Codec):
     def decode(self, message: Message, size: int, draw: Draw) -> Tensor:
         """Steps times norms."""
         norms, content = message
-        steps = unpacked(content, self.bits, size) - self.levels
+        steps = unpacked(content, self.bits, size).float() - self.levels
         return steps / self.levels * norms.repeat_interleave(self.bucket)[:size]
 
     def moment(self, size: int) -> float:

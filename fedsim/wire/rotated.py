@@ -51,7 +51,7 @@ class EDEN(Codec):
         """Turned back."""
         content, scale = message
         full = padded(size)
-        levels = torch.tensor(centroids(self.bits))[unpacked(content, self.bits, full)]
+        levels = torch.tensor(centroids(self.bits))[unpacked(content, self.bits, full).int()]
         sign = signs(full, self._randomness(draw))
         return (sign * transformed(levels))[:size] * (scale / sqrt(full))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from math import sqrt
+from math import log1p, sqrt
 from typing import ClassVar
 
 import torch
@@ -168,9 +168,14 @@ class RandK(Sketch):
         return size / self.rows(size)
 
 
+EIGHT_SIGNS = (torch.arange(256).unsqueeze(1) >> torch.arange(8) & 1).float() * 2 - 1
+"""Of the bits of every byte."""
+
+
 def signs(count: int, draw: Generator) -> Tensor:
-    """1 or -1, float32 (count,)."""
-    return torch.randint(2, (count,), generator=draw, dtype=torch.int8).mul_(2).sub_(1).float()
+    """1 or -1, float32 (count,): 64 of one random number, which is four times as fast as one of each."""
+    words = torch.randint(-(2**63), 2**63 - 1, (-(-count // 64),), generator=draw)
+    return EIGHT_SIGNS.index_select(0, words.view(torch.uint8).int()).flatten()[:count]
 
 
 def hashes(size: int, rows: int, draw: Generator) -> tuple[Tensor, Tensor]:
@@ -178,6 +183,28 @@ def hashes(size: int, rows: int, draw: Generator) -> tuple[Tensor, Tensor]:
     return torch.randint(rows, (size,), generator=draw), signs(size, draw)
 
 
+SMALL = 10_000
+
+
 def some(size: int, count: int, draw: Generator) -> Tensor:
-    """So many of `size` places, without replacement, in ascending order."""
-    return torch.randperm(size, generator=draw)[:count].sort().values
+    """So many of `size` places, without replacement, in ascending order.
+
+    Of many places, a few more than that are drawn with replacement, and of the distinct ones some are left out: that
+    takes a third of the time of a permutation where a tenth is wanted.
+    """
+    if 2 * count > size >= SMALL:
+        return _without(torch.arange(size), size - count, draw)
+    if size < SMALL:
+        return torch.randperm(size, generator=draw)[:count].sort().values
+    tries = int(-size * log1p(-count / size) + 10 * sqrt(count)) + 10
+    distinct = torch.randint(size, (tries,), generator=draw).unique()
+    if len(distinct) < count:  # ten standard deviations below what is to be expected
+        return torch.randperm(size, generator=draw)[:count].sort().values
+    return _without(distinct, len(distinct) - count, draw)
+
+
+def _without(places: Tensor, count: int, draw: Generator) -> Tensor:
+    """All but so many of these, drawn without replacement."""
+    keep = torch.ones(len(places), dtype=torch.bool)
+    keep[some(len(places), count, draw)] = False
+    return places[keep]
