@@ -28,7 +28,7 @@ UNPROTECTED_COUNT = (
 
 
 def disclosed(experiment: Experiment, simulation: ServerSimulation) -> dict[str, Any]:
-    """For a receipt, under `privacy`: of `clients` and of `examples`, if they are protected, epsilon at the run's delta.
+    """For a receipt, under `privacy`: of `clients` and of `examples`, where they are protected, epsilon at its delta.
 
     After how many releases, and between which two runs; or why it is `refused`.
     """

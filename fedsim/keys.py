@@ -13,6 +13,7 @@ from fedsim.network import Conditions
 from fedsim.progress import Until
 from fedsim.units import Duration
 from fedsim.wire.examples import ExampleNoise
+from fedsim.wire.masked import Secure
 from fedsim.wire.privacy import Noise
 
 Count = Annotated[int, Field(ge=1)]
@@ -73,6 +74,8 @@ class Wire:
     """How changes are shortened; None: not at all."""
     noise: Noise | None = None
     """None: nothing is added to them."""
+    secure: Secure | None = None
+    """None: the server sees every message."""
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,14 @@ from fedsim.learner import Idle, Learner
 from fedsim.network import Shape, Tree, edge_name, policy_of
 from fedsim.rng import stream
 from fedsim.roster import Census, Roster
+from fedsim.secure import SecureSimulation
 from fedsim.selection import Select
 from fedsim.server import ServerSimulation
 from fedsim.simulation import Simulation
 from fedsim.swarm import Swarm
 from fedsim.trace import Trace
 from fedsim.units import SECOND
+from fedsim.wire.masked import Masked
 from fedsim.wiring import Wire, refuse_wire
 from fedsim.work import LocalResult
 
@@ -63,7 +65,11 @@ class Stage:
         work = wire.work(self.work(aggregator))
         train = partial(self.experiment.trainer, drift=aggregator.drift)
         world = self.world_of(wire.carry(train), aggregator.synchronous, wire.keeps)
-        return ServerSimulation(world, aggregator, work, self.progress, wire=wire)
+        if not isinstance(wire.codec, Masked):
+            return ServerSimulation(world, aggregator, work, self.progress, wire=wire)
+        threshold = self.experiment.arm.keys.wire.secure.threshold
+        return SecureSimulation(world, aggregator, work, self.progress, wire=wire, threshold=threshold,
+                                traffic=wire.traffic)  # fmt: skip
 
     def hierarchy(self) -> ServerSimulation:
         """Edges between the server and the clients, which belong to the edges in turn."""

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from fedsim.eavesdropping import Eavesdropper, eavesdropper
 from fedsim.errors import ScenarioError
+from fedsim.network import policy_of
 from fedsim.wire.codec import Codec, Plain
 from fedsim.wire.ledger import dp_accounting
+from fedsim.wire.masked import Masked
+from fedsim.wire.masking import Exchange, FixedPoint, traffic
 from fedsim.wire.privacy import Adaptive, Privacy
 from fedsim.wire.sending import Sending
+from fedsim.wire.shamir import ID
 from fedsim.work import LocalResult
 
 if TYPE_CHECKING:
@@ -28,6 +32,23 @@ def refuse_wire(arm: Arm, why: str) -> None:
     for key in ("wire", "eavesdrop"):
         if getattr(arm.keys, key) is not None:
             raise ScenarioError(f"{arm.place((key,))}: {key}: {why}")
+
+
+def refuse_insecure(experiment: Experiment, aggregator: Aggregator, codec: Codec) -> None:
+    """ScenarioError where a server that sees sums alone cannot work."""
+    arm = experiment.arm
+    fixed = aggregator.linear and aggregator.expected is not None and aggregator.vectors == (1, 1)
+    rounds = getattr(aggregator, "goal", None) is None and aggregator.deadline is None
+    faults = {
+        "sums can be taken of linear codecs' messages alone": codec.linear,
+        "a sum is all that the server has: take a linear aggregator with weights: uniform or expected": fixed,
+        "a round waits for all that have begun it: leave out goal and deadline": rounds,
+        "clients may fail, but not come and go": arm.keys.fleet.availability.name == "always",
+        "whoever is cut off cannot take its masks back: take stall or reroute": policy_of(experiment.graph) != "fail",
+        "nobody can listen to what lies under masks": arm.keys.eavesdrop is None,
+    }
+    for why in [why for why, fine in faults.items() if not fine]:
+        raise ScenarioError(f"{arm.place(('wire', 'secure'))}: wire.secure: {why}")
 
 
 @dataclass(frozen=True)
@@ -65,6 +86,10 @@ class Wire:
         codec = own or arm.build(experiment.given, "wire", "codec")
         clip = None if keys.clip is None else arm.build({}, "wire", "clip")
         noise = None if keys.noise is None else arm.build({}, "wire", "noise")
+        if keys.secure is not None:
+            refuse_insecure(experiment, aggregator, codec)
+            secure = arm.build({}, "wire", "secure")
+            codec = Masked(codec, FixedPoint(secure.bits, secure.bound, arm.keys.fleet.clients))
         privacy = Privacy(seed, layout, clip, noise, aggregator.expected or 1.0)
         wire = cls(codec, privacy, layout.size, keys.down == "step" or own is not None, plain=False,
                    catch_up=keys.catch_up, eavesdropper=eavesdropper(experiment, codec, privacy))  # fmt: skip
@@ -116,10 +141,14 @@ class Wire:
         overhear = self.eavesdropper.overhear if self.eavesdropper else None
         return train if self.plain else Sending(train, self.codec, self.privacy.seed, self.privacy, overhear)
 
+    def traffic(self, advertised: int, shared: int, sent: int) -> dict[str, Exchange]:
+        """What secure aggregation costs each client, see `masking.traffic`."""
+        return traffic(self.codec.nbytes(self.size), advertised, shared, sent)
+
     def work(self, work: Workload) -> Workload:
         """With the bytes of messages in place of one of the vectors that go up, and perhaps of steps that come down."""
         if self.plain:
             return work
-        nbytes = self.codec.nbytes(self.size)
+        nbytes = self.codec.nbytes(self.size) + (ID if isinstance(self.codec, Masked) else 0)
         step = self.codec.step_bytes(self.size) if self.steps else None
         return replace(work, up=work.up - 4 * self.size + nbytes, step=step, catch_up=self.catch_up)

@@ -18,6 +18,7 @@ TIME = [
     "carrier",
     "simulation",
     "server",
+    "secure",
     "cell",
     "downlink",
     "edges",
