@@ -45,20 +45,20 @@ def disclosed(experiment: Experiment, simulation: ServerSimulation) -> dict[str,
 
 def _examples(experiment: Experiment, simulation: ServerSimulation) -> dict[str, Any]:
     """Of one example, against whoever reads all that its client sends."""
-    noise, delta = experiment.trainer.private, experiment.arm.keys.delta
+    noise, delta, accountant = experiment.trainer.private, experiment.arm.keys.delta, experiment.arm.keys.accountant
     assert noise is not None
     if experiment.select(0).reads_numbers:
         return {"refused": "no epsilon where clients are selected by their losses, which get no noise"}
     work, batch = experiment.work, experiment.trainer.batch
     most = max(times * releases(work.steps[client], min(batch, work.held[client]) or 1, work.held[client])
                for client, times in simulation.ordinals.items())  # fmt: skip
-    return {"epsilon": example_epsilon(most, noise.multiplier, delta), "delta": delta, "rounds": most,
+    return {"epsilon": example_epsilon(most, noise.multiplier, delta, accountant), "delta": delta, "rounds": most,
             "sampling": "everybody", "adjacent": "an example's gradients, or zeros in their place",
             "scope": "against whoever reads all that its client sends"}  # fmt: skip
 
 
 def _epsilon(experiment: Experiment, simulation: ServerSimulation, privacy: Privacy) -> dict[str, Any]:
-    noise, delta = privacy.noise, experiment.arm.keys.delta
+    noise, delta, accountant = privacy.noise, experiment.arm.keys.delta, experiment.arm.keys.accountant
     if noise is None:
         return {"refused": "no epsilon without noise"}
     if isinstance(privacy.clip, Adaptive) and (noise.by != "server" or not privacy.clip.count):
@@ -67,12 +67,15 @@ def _epsilon(experiment: Experiment, simulation: ServerSimulation, privacy: Priv
     if noise.by == "each":
         if not facts.uniform_selection:
             sampling_of(facts)
-        ledger, rounds = Ledger(Sampling("everybody"), noise.multiplier, delta), max(simulation.ordinals.values())
+        ledger, rounds = (
+            Ledger(Sampling("everybody"), noise.multiplier, delta, accountant),
+            max(simulation.ordinals.values()),
+        )
         return _told(ledger, rounds, "one message after another, against whoever reads them all")
     if noise.by == "clients" and (facts.fails or facts.over_selected or facts.deadline or not facts.always_available):
         raise Unaccountable(MISSING_SHARES)
     rounds = simulation.aggregator.roster.turn
-    ledger = Ledger(amplifying(sampling_of(facts), facts, rounds, delta), noise.multiplier, delta)
+    ledger = Ledger(amplifying(sampling_of(facts), facts, rounds, delta), noise.multiplier, delta, accountant)
     against = "the models" if noise.by == "server" else "the sums of messages, as secure aggregation leaves them"
     return _told(ledger, rounds, f"against whoever sees {against}, and does not know who took part")
 

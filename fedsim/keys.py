@@ -13,6 +13,7 @@ from fedsim.network import Conditions
 from fedsim.progress import Until
 from fedsim.units import Duration
 from fedsim.wire.examples import ExampleNoise
+from fedsim.wire.ledger import Accountant
 from fedsim.wire.masked import Secure
 from fedsim.wire.privacy import Noise
 
@@ -120,6 +121,8 @@ class Scenario:
     """None: numbers in float32, as they are."""
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     """For which epsilon is told, where there is noise."""
+    accountant: Accountant = "rdp"
+    """Renyi differential privacy, or privacy loss distributions."""
     eavesdrop: Eavesdrop | None = None
     """None: nobody listens."""
     edges: Edges | None = None

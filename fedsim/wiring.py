@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from fedsim.eavesdropping import Eavesdropper, eavesdropper
 from fedsim.errors import ScenarioError
 from fedsim.network import policy_of
+from fedsim.wire.agreement import ID
 from fedsim.wire.codec import Codec, Plain
+from fedsim.wire.fixed_point import FixedPoint
 from fedsim.wire.ledger import dp_accounting
 from fedsim.wire.masked import Masked
-from fedsim.wire.masking import Exchange, FixedPoint, traffic
+from fedsim.wire.masking import Exchange, traffic
 from fedsim.wire.privacy import Adaptive, Privacy
 from fedsim.wire.sending import Sending
-from fedsim.wire.shamir import ID
 from fedsim.work import LocalResult
 
 if TYPE_CHECKING:

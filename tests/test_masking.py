@@ -14,8 +14,20 @@ from hypothesis import strategies as st
 
 from fedsim.rng import stream
 from fedsim.wire import shamir
-from fedsim.wire.masking import Client, Exchange, FixedPoint, MaskedInput, Parcels, Roster, Server, Survivors, traffic
-from fedsim.wire.shamir import PRIME, BothShares, KeyPair, PublicKey, TooFewClients
+from fedsim.wire.agreement import PRIME, KeyPair, PublicKey, expand
+from fedsim.wire.fixed_point import FixedPoint
+from fedsim.wire.masking import (
+    BothShares,
+    Client,
+    Exchange,
+    MaskedInput,
+    Parcels,
+    Roster,
+    Server,
+    Survivors,
+    TooFewClients,
+    traffic,
+)
 
 
 @dataclass
@@ -140,7 +152,7 @@ def test_other_seeds_and_other_clients_mask_otherwise() -> None:
     masked = [m.vector for seed in (1, 2) for m in full(vectors, threshold=2, seed=seed).masked()]
     for one, other in combinations(masked, 2):
         assert (one == other).mean() < 0.01
-    assert len({shamir.expand((1 << bit).to_bytes(32), 4, 8).tobytes() for bit in range(128, 256)}) == 128
+    assert len({expand((1 << bit).to_bytes(32), 4, 8).tobytes() for bit in range(128, 256)}) == 128
 
 
 def test_a_survivor_gives_one_share_of_each() -> None:

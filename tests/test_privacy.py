@@ -176,6 +176,17 @@ def test_independent_participation_is_poisson_sampling_where_somebody_is_always_
     assert few["epsilon"] == rdp(dp.GaussianDpEvent(1.1), few["rounds"])
 
 
+def test_privacy_loss_distributions_are_an_accountant_too() -> None:
+    fleet = {"clients": 200, "devices": "fedscale", "participation": {"bernoulli": {"rate": 0.2}}}
+    aggregator = {"fedavg": {"cohort": "all", "weights": "expected"}}
+    said = told(NOISY, fleet=fleet, aggregator=aggregator, accountant="pld")
+    accountant = dp.pld.PLDAccountant()
+    event = dp.SelfComposedDpEvent(dp.PoissonSampledDpEvent(0.2, dp.GaussianDpEvent(1.1)), said["rounds"])
+    assert said["epsilon"] == accountant.compose(event).get_epsilon(1e-5)
+    assert said["epsilon"] < told(NOISY, fleet=fleet, aggregator=aggregator)["epsilon"]
+    assert "no epsilon from pld for cohorts of fixed size" in told(NOISY, accountant="pld")["refused"]
+
+
 def test_devices_do_not_amplify() -> None:
     """Who counts depends on who comes and goes; a client still counts once a round at most."""
     fleet = {"clients": 40, "devices": "fedscale", "availability": {"markov": {"on": "2 h", "off": "1 h"}}}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedsim.units import Probability
 from fedsim.wire.codec import Codec, Draw, Message
-from fedsim.wire.masking import FixedPoint
+from fedsim.wire.fixed_point import FixedPoint
 
 
 @dataclass(frozen=True)

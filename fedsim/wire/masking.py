@@ -3,82 +3,34 @@
 Bonawitz et al., Practical Secure Aggregation for Privacy-Preserving Machine Learning (CCS 2017), against a server that
 follows the protocol and is curious. In four steps those clients that are still there advertise keys, share keys, send
 masked inputs, and unmask the sum. Nothing here knows of time or sockets: messages are objects, and `to_bytes` is what
-would be sent. For simulations, not for real secrets: see `fedsim.wire.shamir`.
+would be sent. For simulations, not for real secrets: see `fedsim.wire.agreement`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from fedsim.rng import stream
-from fedsim.wire import shamir
-from fedsim.wire.shamir import ID, SECRET, SHARE, BothShares, KeyPair, PublicKey, enough, expand, modulo, packed
+from fedsim.wire.agreement import ID, KEY, SECRET, TAG, KeyPair, PublicKey, expand, modulo, opened, packed, seal
+from fedsim.wire.shamir import SHARE, reconstruct, share
 
 
-@dataclass(frozen=True)
-class FixedPoint:
-    """Vectors as integers modulo 2^32, or 2^64 where 2^32 does not fit, so that sums of them are exact.
+class TooFewClients(ValueError):
+    """Fewer clients than the threshold are left, so that there is no sum."""
 
-    Numbers up to `bound` in size are rounded to 2^`bits` - 1 even levels; up to `summands` vectors may be added.
 
-    Raises:
-        ValueError: not 2 to 53 bits, no finite positive bound, or a sum that does not fit 2^64.
-    """
+class BothShares(ValueError):
+    """A client was asked for both shares of another, of the key and of the seed, which would unmask its vector."""
 
-    bits: int
-    bound: float
-    summands: int
 
-    def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 53:
-            raise ValueError(f"a fixed-point number has 2 to 53 bits, not {self.bits}")
-        if not 0 < self.bound < np.inf:
-            raise ValueError(f"the bound is positive and finite, not {self.bound}")
-        if self.summands < 1 or self.summands * self.levels >= 2**63:
-            raise ValueError(f"{self.summands} summands of {self.bits} bits do not fit 2^64")
-
-    @property
-    def levels(self) -> int:
-        """Above 0, and as many below."""
-        return 2 ** (self.bits - 1) - 1
-
-    @property
-    def word(self) -> int:
-        """Bytes of a number: 4 or 8."""
-        return 4 if self.summands * self.levels < 2**31 else 8
-
-    @property
-    def step(self) -> float:
-        """Between two levels."""
-        return self.bound / self.levels
-
-    @property
-    def error(self) -> float:
-        """The most by which a decoded sum of entries within the bound is off: half steps, and what float64 adds."""
-        return self.summands * self.step * (0.5 + 2.0 ** (self.bits - 52))
-
-    def nbytes(self, size: int) -> int:
-        """Of a masked vector with so many entries."""
-        return size * self.word
-
-    def encode(self, vector: np.ndarray) -> np.ndarray:
-        """float (d,) -> uint64 (d,), modulo 2^32 or 2^64; what exceeds the bound is clipped.
-
-        Raises:
-            ValueError: an entry is not a number.
-        """
-        if np.isnan(vector).any():
-            raise ValueError("an entry of the vector is not a number")
-        levels = np.rint(np.asarray(vector, np.float64) / self.step).clip(-self.levels, self.levels)
-        return modulo(levels.astype(np.int64).view(np.uint64), self.word)
-
-    def decode(self, total: np.ndarray) -> np.ndarray:
-        """The sum of up to `summands` encoded vectors: uint64 (d,), modulo 2^32 or 2^64 or not yet -> float64 (d,)."""
-        return total.astype(f"u{self.word}").view(f"i{self.word}") * self.step
+def enough(clients: Sized, threshold: int) -> None:
+    """Raises TooFewClients unless there are so many."""
+    if len(clients) < threshold:
+        raise TooFewClients(f"secure aggregation needs {threshold} clients, and there are {len(clients)}")
 
 
 @dataclass(frozen=True)
@@ -194,10 +146,10 @@ class Client:
         enough(roster.keys, self.threshold)
         self.keys = {keys.client: keys for keys in roster.keys}
         rng, points = stream(self.seed, "shares", self.id), [client + 1 for client in self.keys]
-        both = [shamir.share(secret, self.threshold, points, rng) for secret in (self.mask.secret, self.own)]
+        both = [share(secret, self.threshold, points, rng) for secret in (self.mask.secret, self.own)]
         self.shares = {client: b"".join(shares[client + 1].to_bytes(SHARE) for shares in both) for client in self.keys}
         others = self.keys.keys() - {self.id}
-        return Parcels(self.id, {to: shamir.seal(self.key(self.id, to), self.shares[to]) for to in sorted(others)})
+        return Parcels(self.id, {to: seal(self.key(self.id, to), self.shares[to]) for to in sorted(others)})
 
     def key(self, sender: int, receiver: int) -> bytes:
         """To seal what one of the two, itself and another, sends the other."""
@@ -229,7 +181,7 @@ class Client:
         if self.answered and self.answered != asked:
             raise BothShares(f"client {self.id} gives one share of each of {sorted(self.answered ^ asked)}, not both")
         self.answered = asked
-        shares = {peer: shamir.opened(self.key(peer, self.id), sealed) for peer, sealed in self.parcels.sealed.items()}
+        shares = {peer: opened(self.key(peer, self.id), sealed) for peer, sealed in self.parcels.sealed.items()}
         shares[self.id] = self.shares[self.id]
         keys = {client: shares[client][:SHARE] for client in sorted(known - asked)}
         return Unmasking(self.id, {client: shares[client][SHARE:] for client in sorted(asked)}, keys)
@@ -271,10 +223,10 @@ class Server:
         answers = self.ordered(answers)[: self.threshold]
         total = sum(self.inputs.values(), start=np.zeros((), np.uint64))
         for client in self.inputs:
-            seed = shamir.reconstruct({each.client + 1: int.from_bytes(each.seeds[client]) for each in answers})
+            seed = reconstruct({each.client + 1: int.from_bytes(each.seeds[client]) for each in answers})
             total -= expand(seed.to_bytes(SECRET), len(total), self.word)
         for client in set(self.shared) - set(self.inputs):
-            keys = KeyPair(shamir.reconstruct({each.client + 1: int.from_bytes(each.keys[client]) for each in answers}))
+            keys = KeyPair(reconstruct({each.client + 1: int.from_bytes(each.keys[client]) for each in answers}))
             for other in self.inputs:
                 total += keys.pairwise(client, other, self.keys[other].mask, len(total), self.word)
         return modulo(total, self.word)
@@ -289,7 +241,7 @@ class Exchange(NamedTuple):
 
 def traffic(vector: int, advertised: int, shared: int, sent: int) -> dict[str, Exchange]:
     """By the names of `Client`'s steps; of a masked vector of so many bytes, and so many clients in steps 1 to 3."""
-    keys, parcel = ID + 2 * shamir.KEY, ID + 2 * SHARE + shamir.TAG
+    keys, parcel = ID + 2 * KEY, ID + 2 * SHARE + TAG
     return {
         "advertise_keys": Exchange(keys, advertised * keys),
         "share_keys": Exchange(ID + (advertised - 1) * parcel, ID + (shared - 1) * parcel),
