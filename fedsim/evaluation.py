@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
 
 import numpy as np
 import torch
@@ -11,10 +14,16 @@ from torch.func import functional_call
 
 from fedsim.data import Dataset, Parts
 from fedsim.errors import ScenarioError
+from fedsim.gradients import Gradients
 from fedsim.losses import loss_of
 from fedsim.models.normalisation import calibrated
+from fedsim.objectives import PGD
 from fedsim.vector import Layout, mean
+from fedsim.wire.codec import generator
 from fedsim.work import Measured
+
+Move = Callable[[Tensor, Tensor, int], Tensor]
+"""Of examples, their labels and the number of their chunk: examples in their places."""
 
 
 class Shares:
@@ -35,9 +44,16 @@ class Shares:
         distinct = (part.unique_consecutive(return_inverse=True) for part in rows.split(chunk))
         self.chunks = [(*map(_span, pair), y) for pair, y in zip(distinct, labels.split(chunk), strict=True)]
 
-    def measure(self, scores_of: Callable[[Tensor], Tensor]) -> dict[str, np.ndarray]:
-        """Each client's means by name, float64 (clients,), summed in float64; NaN for those who hold nothing."""
-        chunks = [self.loss.measures(scores_of(self.x[rows])[copies], y) for rows, copies, y in self.chunks]
+    def measure(self, scores_of: Callable[[Tensor], Tensor], move: Move | None = None) -> dict[str, np.ndarray]:
+        """Each client's means by name, float64 (clients,), summed in float64; NaN for those who hold nothing.
+
+        `move` puts other examples in their places.
+        """
+        if move is None:
+            chunks = [self.loss.measures(scores_of(self.x[rows])[copies], y) for rows, copies, y in self.chunks]
+        else:
+            moved = [(move(self.x[rows][copies], y, number), y) for number, (rows, copies, y) in enumerate(self.chunks)]
+            chunks = [self.loss.measures(scores_of(x), y) for x, y in moved]
         each = {name: torch.cat([chunk[name] for chunk in chunks]).cpu().numpy() for name in chunks[0]}
         # numpy sums in float64 and always in the same order, which a GPU would not
         sums = {name: np.bincount(self.owner, values, len(self.sizes)) for name, values in each.items()}
@@ -49,6 +65,22 @@ def _span(places: Tensor) -> Tensor | slice:
     """Sorted places, distinct or without gaps; if they are both, as a slice, which is read without a copy."""
     first, end = int(places[0]), int(places[-1]) + 1
     return slice(first, end) if end - first == len(places) else places
+
+
+@dataclass(frozen=True)
+class Robust:
+    """An attack on what is measured."""
+
+    attack: PGD
+    source: Gradients
+    seed: int
+
+    def move(self, named: Mapping[str, Tensor], x: Tensor, y: Tensor, number: int) -> Tensor:
+        """Examples (B, *shape) of the chunk of this number, moved against a model."""
+        params = {name: part.unsqueeze(0) for name, part in named.items()}
+        draw = generator(self.seed, "robust evaluation", number)
+        with torch.enable_grad():
+            return self.attack.attack(self.source, params, x.unsqueeze(0), y.unsqueeze(0), [draw]).squeeze(0)
 
 
 CALIBRATION = 32, 64
@@ -81,6 +113,8 @@ class Evaluator:
         train: bool = False, clients: bool = False, chunk: int = 500,
     ) -> None:  # fmt: skip
         self.model, self.layout, self.clients = model, layout, clients
+        self.robust: Robust | None = None
+        """Also measure where this moves the examples to: `robust_accuracy` and so on."""
         self._last: tuple[Tensor | None, Measured] = (None, Measured())
         self.sizes = np.array(parts.sizes)
         places = np.linspace(0, len(dataset) - 1, num=CALIBRATION[0] * CALIBRATION[1]).astype(int)
@@ -113,13 +147,16 @@ class Evaluator:
 
     def _judge(self, named: Mapping[str, Tensor]) -> Measured:
         model, clients = {}, {"client": np.arange(len(self.sizes)), "examples": self.sizes}
-        for prefix, shares in self.shares.items():
-            own, held = prefix in self.of_clients, shares.sizes > 0
-            for name, means in shares.measure(lambda x: functional_call(self.model, dict(named), (x,))).items():
-                model[prefix + name], deviation = moments(means[held], self.sizes[held] if own else np.ones(1))
+        robust = self.robust
+        moves: Mapping[str, Move | None] = {"": None, **({"robust_": partial(robust.move, named)} if robust else {})}
+        for (part, shares), (kind, move) in product(self.shares.items(), moves.items()):
+            own, held = part in self.of_clients, shares.sizes > 0
+            found = shares.measure(lambda x: functional_call(self.model, dict(named), (x,)), move)
+            for name, means in {f"{part}{kind}{name}": means for name, means in found.items()}.items():
+                model[name], deviation = moments(means[held], self.sizes[held] if own else np.ones(1))
                 if own and self.clients:
-                    model[f"{prefix}{name}_std"] = deviation
-                    clients[prefix + name] = means
+                    model[f"{name}_std"] = deviation
+                    clients[name] = means
         return Measured(model, clients if self.clients else {})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from fedsim.cell import Workload
 from fedsim.coded import CodedSimulation
 from fedsim.data import Dataset, Parts, data_folders
 from fedsim.errors import ScenarioError
-from fedsim.evaluation import EnsembleEvaluator, Evaluator, PeerEvaluator
+from fedsim.evaluation import EnsembleEvaluator, Evaluator, PeerEvaluator, Robust
 from fedsim.fleet import Fleet
 from fedsim.models import initial_params, training_flops
 from fedsim.progress import Progress
@@ -135,7 +135,7 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     kept = local.optimizer_state == "kept"
     try:
         trainer = Trainer(model, dataset.x, dataset.y, parts, local.batch, local.optimizer, seed, keeps=kept,
-                          private=local.private)  # fmt: skip
+                          private=local.private, objective=local.objective)  # fmt: skip
     except ValueError as error:
         raise ScenarioError(f"{arm.place(('local', 'optimizer_state'))}: local.optimizer_state: {error}") from None
     work = _workload(local, parts.sizes, training_flops(model, dataset.x[:1]), 4 * layout.size)
@@ -150,6 +150,9 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     graph = _network(arm, given, fleet)
     each = keys.evaluate.clients and keys.peers is None
     evaluator = Evaluator(model, layout, dataset, parts, keys.evaluate.train, each)
+    if keys.evaluate.robust is not None:
+        attack = replace(arm.build({}, "evaluate", "robust"), best=True)
+        evaluator.robust = Robust(attack, trainer.gradients, seed)
     experiment = Experiment(arm, given, fleet, graph, work, trainer, evaluator, layout, params)
     experiment.simulation(Trace())  # what it refuses is refused before anything runs
     return experiment
@@ -179,5 +182,6 @@ def _workload(local: Any, sizes: Sequence[int], flops: float, nbytes: int) -> Wo
     steps = [
         local.steps or local.epochs * -(-held // max(1, batch)) for held, batch in zip(sizes, batches, strict=True)
     ]
-    seen = [count * batch for count, batch in zip(steps, batches, strict=True)]
+    effort = 1.0 if local.objective is None else 1.0 + local.objective.effort
+    seen = [round(count * batch * effort) for count, batch in zip(steps, batches, strict=True)]
     return Workload(steps=steps, seen=seen, held=sizes, flops=flops, down=nbytes, up=nbytes)

@@ -10,6 +10,7 @@ from pydantic import Field
 from fedsim.downlink import CatchUp
 from fedsim.fleet import Failures
 from fedsim.network import Conditions
+from fedsim.objectives import PGD
 from fedsim.progress import Until
 from fedsim.units import Duration
 from fedsim.wire.examples import ExampleNoise
@@ -44,6 +45,8 @@ class Local:
     """Momentum, moments and counts of steps: `fresh` at each training, or `kept` by the client from its last one."""
     private: ExampleNoise | None = None
     """None: gradients as they are."""
+    objective: Any = None
+    """None: the loss of the examples as they are."""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
@@ -59,6 +62,8 @@ class Evaluate:
     """Also on what the clients train on, each weighted by its number of examples: the objective itself."""
     clients: bool = False
     """Show each client's own metrics (`clients.csv`) and their standard deviation."""
+    robust: PGD | None = None
+    """Also where this attack moves the examples to: `robust_accuracy` and `robust_loss`."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from fedsim.keys import Scenario
 from fedsim.mixing import GRAPHS, MERGE, MIXING
 from fedsim.models import MODELS
 from fedsim.network import NETWORKS, TRACES
+from fedsim.objectives import OBJECTIVES
 from fedsim.optimizers import OPTIMIZERS
 from fedsim.peers import COLLECTIVES, PEERS
 from fedsim.results import sha256
@@ -56,6 +57,7 @@ FAMILIES = {
     "codec": CODECS,
     "clip": CLIPS,
     "attack": ATTACKS,
+    "objective": OBJECTIVES,
     "executor": EXECUTORS,
 }
 

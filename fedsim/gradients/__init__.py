@@ -43,6 +43,10 @@ class Gradients(Protocol):
         """
         ...
 
+    def of_inputs(self, params: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each example's own loss with respect to the example, like `x`; and the losses (K, B)."""
+        ...
+
 
 EXAMPLES = 8
 """Clients in a stack whose examples are clipped one by one: they take turns, so that it matters little."""

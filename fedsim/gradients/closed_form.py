@@ -74,6 +74,20 @@ class ClosedForm:
             losses, slope = loss_of(y).slope(scores, y)
             return self._backward(params, inputs, slope), losses
 
+    def of_inputs(self, params: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Gradients`."""
+        if len(y) == 1 and 1 in (*self.widths, y.shape[1]):
+            slope, losses = self.of_inputs({name: _twice(part) for name, part in params.items()}, _twice(x), _twice(y))
+            return slope[:1], losses[:1]
+        with at_most(self._threads(*y.shape[:2])):
+            inputs, scores = self._forward(params, x.flatten(2))
+            losses, slope = loss_of(y).slope(scores, y)
+            for (weight, _), given in zip(reversed(self.layers), reversed(inputs), strict=True):
+                slope = torch.bmm(slope, params[weight])
+                if given is not inputs[0]:
+                    slope = torch.ops.aten.threshold_backward(slope, given, 0)
+        return (slope * y.shape[1]).view(x.shape), losses
+
     def _threads(self, clients: int, batch: int) -> int:
         """No more than clients, nor than there is work for: on a busy machine threads wait long for one another."""
         work = clients * batch * sum(given * made for given, made in pairwise(self.widths))

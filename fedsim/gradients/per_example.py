@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from fedsim.gradients.vmapped import Vmapped
 from fedsim.losses import loss_of
 
 
@@ -27,6 +28,7 @@ class PerExample:
             return losses.sum(), losses.sum()
 
         self.each = vmap(grad(loss, has_aux=True), in_dims=(None, 0, 0))
+        self.of_inputs = Vmapped(module).of_inputs
 
     def __call__(self, params: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """See `Gradients`."""

@@ -26,3 +26,12 @@ class Single:
         grads = torch.autograd.grad(losses.mean(), list(self.leaves.values()), materialize_grads=True)
         named = {name: grad.unsqueeze(0) for name, grad in zip(self.leaves, grads, strict=True)}
         return named, losses.detach().unsqueeze(0)
+
+    def of_inputs(self, params: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Gradients`."""
+        for name, leaf in self.leaves.items():
+            leaf.data = params[name].squeeze(0)
+        point = x.squeeze(0).detach().requires_grad_()
+        losses = loss_of(y).each(self.module(point), y.squeeze(0))
+        [slope] = torch.autograd.grad(losses.sum(), [point])
+        return slope.unsqueeze(0), losses.detach().unsqueeze(0)

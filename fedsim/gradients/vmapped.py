@@ -18,8 +18,16 @@ class Vmapped:
             losses = loss_of(y).each(functional_call(module, params, (x,)), y)
             return losses.mean(), losses
 
-        self.each = vmap(grad(loss, has_aux=True))
+        def total(x: Tensor, params: dict[str, Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
+            losses = loss_of(y).each(functional_call(module, params, (x,)), y)
+            return losses.sum(), losses
+
+        self.each, self.each_input = vmap(grad(loss, has_aux=True)), vmap(grad(total, has_aux=True))
 
     def __call__(self, params: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """See `Gradients`."""
         return self.each(dict(params), x, y)
+
+    def of_inputs(self, params: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Gradients`."""
+        return self.each_input(x, dict(params), y)
