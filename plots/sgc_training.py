@@ -10,11 +10,11 @@ from matplotlib.figure import Figure as Drawing
 
 FIGURE = Figure(
     "Sequential gradient coding: four models trained in turn on MNIST",
-    "After Krishnan, Ebrahimi & Khisti, ICLR 2023: their CNN, Adam, four models, mu = 1. Ours: 16 workers for 256 "
-    "with the same ratios of stragglers to workers, batch 512 for 4096, lr 0.001 for 0.0001, 60 iterations a model "
-    "for 120, 8,192 training and 1,000 test images, the loss is the test loss, averaged over the models; stragglers "
-    "are a Gilbert-Elliott model with few workers that are often slow, fitted to public recordings of AWS Lambda, and"
-    " the workers' times come from these too. Full: batch 4096, 120 iterations, lr 0.0001, all images.",
+    "Setting: after Krishnan, Ebrahimi & Khisti, ICLR 2023: their CNN, Adam, four models, mu = 1. Ours: 16 workers "
+    "for 256 with the same ratios of stragglers to workers, batch 512 for 4096, lr 0.001 for 0.0001, 60 iterations a "
+    "model for 120, 8,192 training and 1,000 test images, the loss is the test loss, averaged over the models; "
+    "stragglers are a Gilbert-Elliott model with few workers that are often slow, fitted to public recordings of AWS "
+    "Lambda, and the workers' times come from these too. Full: batch 4096, 120 iterations, lr 0.0001, all images.",
 )
 ARMS = {"uncoded": "C0", "the 2 slowest ignored": "C4", "GC": "C1", "SR-SGC": "C2", "M-SGC": "C3"}
 EXACT = ("GC", "SR-SGC", "M-SGC")

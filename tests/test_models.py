@@ -20,6 +20,8 @@ SHAPES = {
     "cnn_mnist": ((1, 28, 28), {}),
     "cnn_cifar": ((3, 32, 32), {}),
     "cnn_group": ((3, 15, 13), {}),
+    "cnn_plain": ((1, 14, 15), {}),
+    "two_layer_relu": ((12,), {}),
     "resnet": ((3, 16, 16), {"width": 8}),
     "char_lstm": ((9,), {"vocabulary": 30, "hidden": 16}),
 }
@@ -32,15 +34,20 @@ def example(name: str, batch: int) -> torch.Tensor:
 
 def build(name: str) -> nn.Module:
     shape, arguments = SHAPES[name]
-    return MODELS[name](shape, 10, **arguments)
+    return MODELS[name](shape, outputs(name), **arguments)
+
+
+def outputs(name: str) -> int:
+    return 1 if name == "two_layer_relu" else 10
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_scores_classes_and_has_a_price(name):
     module, params = initial_params(lambda: build(name), seed=1)
-    assert module(example(name, 3)).shape == (3, 10)
+    before = [buffer.clone() for buffer in module.buffers()]
+    assert module(example(name, 3)).shape == (3, outputs(name))
     assert training_flops(module, example(name, 1)) > 2 * params.numel() * (name in ("logistic", "mlp"))
-    assert not list(module.buffers())
+    assert all(map(torch.equal, before, module.buffers())), "training would change what nobody shares"
 
 
 @pytest.mark.parametrize("name", MODELS)

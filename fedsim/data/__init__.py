@@ -12,6 +12,7 @@ from fedsim.data.images import Cifar10, Digits, FashionMnist, Mnist
 from fedsim.data.partitions import Dirichlet, Iid, LabelSwap, Natural, Partition, Parts, Shards
 from fedsim.data.points import Points
 from fedsim.data.replacement import Resampled, WithReplacement
+from fedsim.data.separated import Separated
 from fedsim.data.tabular import HeartDisease
 from fedsim.data.text import Shakespeare
 
@@ -40,6 +41,7 @@ DATA: dict[str, type[Source]] = {
     "shakespeare": Shakespeare,
     "heart_disease": HeartDisease,
     "points": Points,
+    "separated": Separated,
 }
 
 PARTITIONS: dict[str, type[Partition]] = {
@@ -69,6 +71,7 @@ __all__ = [
     "Parts",
     "Points",
     "Resampled",
+    "Separated",
     "Shakespeare",
     "Shards",
     "Source",

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from fedsim import rng
 from fedsim.errors import ScenarioError
 from fedsim.models.convolutional import cnn_cifar, cnn_group, cnn_mnist, cnn_plain, resnet
-from fedsim.models.dense import logistic, mlp
+from fedsim.models.dense import logistic, mlp, two_layer_relu
 from fedsim.models.text import char_lstm
 from fedsim.vector import Layout
 
@@ -30,6 +30,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn_group": cnn_group,
     "cnn_plain": cnn_plain,
     "resnet": resnet,
+    "two_layer_relu": two_layer_relu,
     "char_lstm": char_lstm,
 }
 

@@ -7,8 +7,9 @@ import warnings
 from itertools import pairwise
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 Width = Annotated[int, Field(ge=1)]
 
@@ -43,3 +44,31 @@ def _linear(wide: int, narrow: int) -> nn.Linear:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Initializing zero-element tensors")
         return nn.Linear(wide, narrow)
+
+
+class TwoLayerReLU(nn.Module):
+    """f(x) = sum_r a_r ReLU(<w_r, x> + b_r), of which only the w_r are trained."""
+
+    signs: Tensor
+    biases: Tensor
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width, inputs) / math.sqrt(width))
+        self.register_buffer("biases", torch.randn(width) / math.sqrt(width))
+        self.register_buffer("signs", (torch.randint(2, (width,)) * 2 - 1) * width ** (-1 / 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores (B, 1)."""
+        return (x.flatten(1) @ self.weight.T + self.biases).relu() @ self.signs.unsqueeze(1)
+
+
+def two_layer_relu(shape: tuple[int, ...], classes: int, width: Width = 256) -> nn.Module:
+    """The over-parameterised network of Li, Song and Yang, Federated Adversarial Learning (ICML 2023).
+
+    Signs a_r of size width ** (-1/3) and biases stay as they are drawn; weights and biases begin as N(0, 1 / width).
+    ValueError if labels have more than one coordinate.
+    """
+    if classes != 1:
+        raise ValueError(f"two_layer_relu gives one score, for labels that are points of one coordinate, not {classes}")
+    return TwoLayerReLU(math.prod(shape), width)
