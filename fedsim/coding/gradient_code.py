@@ -53,6 +53,7 @@ class GradientCode(MatrixCode):
     """
 
     stragglers: Some
+    """S: how many may be missing in a round."""
     kind: Kind = "cyclic"
 
     @property
@@ -95,7 +96,9 @@ class BernoulliCode(MatrixCode):
     """
 
     copies: Count
+    """How many workers hold a chunk, on average."""
     ignore: Some
+    """How many are not waited for."""
 
     @property
     def exact(self) -> bool:

@@ -47,9 +47,13 @@ class Multiplexed(Code):
     """
 
     burst: Count
+    """B: how many rounds a straggler's rounds within a window may span."""
     window: Count
+    """W: rounds."""
     stragglers: Some
+    """Lambda: how many may straggle within a window."""
     kind: Kind = "cyclic"
+    """Of the gradient code inside."""
 
     @property
     def delay(self) -> int:

@@ -32,9 +32,13 @@ class SelectiveRepeat(MatrixCode):
     """
 
     burst: Count
+    """B: how many rounds a straggler's rounds within a window may span."""
     window: Count
+    """W: rounds."""
     stragglers: Some
+    """Lambda: how many may straggle within a window."""
     kind: Kind = "cyclic"
+    """Of the gradient code inside."""
     answered: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
     """Who has answered a job in its own round, bool (workers,), of the last `burst` rounds."""
     harmful: list[np.ndarray] = field(default_factory=list, init=False, repr=False)

@@ -52,6 +52,7 @@ class Uncoded(OwnData):
     """
 
     ignore: Some = 0
+    """How many are not waited for."""
 
     @property
     def exact(self) -> bool:
