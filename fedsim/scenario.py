@@ -16,6 +16,7 @@ from fedsim.aggregators import AGGREGATORS
 from fedsim.attacks import ATTACKS
 from fedsim.coding import CODES
 from fedsim.data import DATA, PARTITIONS
+from fedsim.defences import DEFENCES, RULES
 from fedsim.errors import ScenarioError
 from fedsim.executors import EXECUTORS
 from fedsim.fleet import AVAILABILITY, DEVICES, PARTICIPATION, RATES, STRAGGLERS
@@ -58,6 +59,8 @@ FAMILIES = {
     "clip": CLIPS,
     "attack": ATTACKS,
     "objective": OBJECTIVES,
+    "defence": DEFENCES,
+    "rule": RULES,
     "executor": EXECUTORS,
 }
 
@@ -79,6 +82,7 @@ GIVEN = {
     "peers": ("clients", "seed"),
     "coding": ("workers", "jobs", "seed"),
     "codec": ("layout",),
+    "defence": ("seed",),
     "executor": ("train", "worth", "row_bytes", "synchronous", "nothing"),
 }
 """Arguments of constructors that come from the run and not from the file."""

@@ -64,6 +64,8 @@ NUMBERS = [
     "aggregators",
     "peers",
     "objectives",
+    "defences",
+    "attacks",
     "optimizers",
     "wire",
 ]

@@ -66,8 +66,6 @@ class Aggregator(ABC):
     """Whether updates that come too late are thrown away."""
     vectors: ClassVar[tuple[int, int]] = (1, 1)
     """How many vectors (P,) travel to a client, and back."""
-    linear: ClassVar[bool] = False
-    """Whether every step is a linear combination of updates of one version, with weights that do not depend on them."""
 
     @property
     def sent(self) -> Tensor | None:
@@ -83,6 +81,11 @@ class Aggregator(ABC):
     def codec(self) -> Codec | None:
         """What changes travel as, if that is the algorithm's own affair."""
         return None
+
+    @property
+    def linear(self) -> bool:
+        """Whether every step is a linear combination of one version's updates, by weights known without them."""
+        return False
 
     @property
     def shape(self) -> tuple[int, ...]:

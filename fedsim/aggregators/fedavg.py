@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor
 
 from fedsim.aggregators.rounds import Rounds
+from fedsim.defences import Defence
 from fedsim.vector import weighted_sum
 from fedsim.work import Update
 
@@ -21,12 +22,24 @@ class FedAvg(Rounds):
 
     weights: Literal["examples", "uniform", "expected"] = "examples"
     """`uniform`: over how many are heard; `expected`: over how many are heard on average, as privacy asks for."""
-    linear: ClassVar[bool] = True
+    defence: Defence | None = None
+    """Combines updates in place of the mean, each for as much as any other; None: the mean."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        asked = self.goal or (None if self.cohort == "all" else self.cohort)
+        if self.defence is not None and asked is not None and asked < self.defence.least:
+            raise ValueError(f"defence: needs {self.defence.least} updates a round, but {asked} are asked for")
+
+    @property
+    def linear(self) -> bool:
+        """Unless somebody defends it."""
+        return self.defence is None
 
     @property
     def expected(self) -> float | None:
         """The goal, the cohort, or where all are asked how many take part on average."""
-        if self.weights == "examples":
+        if self.weights == "examples" or self.defence is not None:
             return None
         if self.cohort != "all":
             return self.goal or self.cohort
@@ -36,6 +49,8 @@ class FedAvg(Rounds):
     def direction(self, updates: list[Update]) -> Tensor:
         """Their mean."""
         deltas = [update.delta for update in updates]
+        if self.defence is not None:
+            return self.defence.combine(deltas)
         return weighted_sum(deltas, shares(updates) if self.weights == "examples" else self.equal(len(updates)))
 
     def equal(self, heard: int) -> list[float]:

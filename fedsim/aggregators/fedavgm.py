@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -21,13 +21,17 @@ class FedAvgM(FedAvg):
     Hsu et al., 2019. Without momentum it is FedAvg.
     """
 
-    linear: ClassVar[bool] = False
     momentum: Momentum = 0.9
     velocity: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.velocity = torch.zeros_like(self.params)
+
+    @property
+    def linear(self) -> bool:
+        """Momentum carries other versions' updates along."""
+        return False
 
     def move(self, direction: Tensor) -> None:
         """Gather speed, and go."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -24,12 +23,16 @@ class FedNova(Rounds):
 
     local_momentum: float | None = 0.0
     """Of the clients' SGD, given by the run; none: they run another optimizer, or Nesterov's, and there is no t_i."""
-    linear: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.local_momentum is None:
             raise ValueError("fednova needs clients whose optimizer is sgd, without nesterov")
+
+    @property
+    def linear(self) -> bool:
+        """Weights depend on counts alone."""
+        return True
 
     def effective(self, steps: int) -> float:
         """t_i."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -23,7 +23,6 @@ class FedOpt(FedAvg, ABC):
     Reddi et al., ICLR 2021, Algorithm 2, without bias correction; v starts at tau^2, its least value there.
     """
 
-    linear: ClassVar[bool] = False
     lr: Positive = 0.1
     """Of the server's step; the default is ours."""
     beta1: Decay = 0.9
@@ -38,6 +37,11 @@ class FedOpt(FedAvg, ABC):
         super().__post_init__()
         self.first = torch.zeros_like(self.params)
         self.second = torch.full_like(self.params, self.tau**2)
+
+    @property
+    def linear(self) -> bool:
+        """It adapts."""
+        return False
 
     def move(self, direction: Tensor) -> None:
         """Update m and v, and go."""
