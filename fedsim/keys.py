@@ -12,7 +12,7 @@ from fedsim.fleet import Failures
 from fedsim.network import Conditions
 from fedsim.objectives import PGD
 from fedsim.progress import Until
-from fedsim.units import Duration
+from fedsim.units import Duration, Probability
 from fedsim.wire.examples import ExampleNoise
 from fedsim.wire.ledger import Accountant
 from fedsim.wire.masked import Secure
@@ -95,6 +95,16 @@ class Eavesdrop:
 
 
 @dataclass(frozen=True)
+class Adversaries:
+    """Clients that lie to the server: a `share` of all, drawn by the seed."""
+
+    lie: Any
+    share: Probability
+    since: Annotated[int, Field(ge=0)] = 0
+    """The server version from which on they do: sleep, then strike."""
+
+
+@dataclass(frozen=True)
 class Edges:
     """Servers at the edges of the network: each takes so many `rounds` with clients of its own on every model."""
 
@@ -130,6 +140,8 @@ class Scenario:
     """Renyi differential privacy, or privacy loss distributions."""
     eavesdrop: Eavesdrop | None = None
     """None: nobody listens."""
+    adversaries: Adversaries | None = None
+    """None: all clients are honest."""
     edges: Edges | None = None
     """None: clients talk to the server themselves, whatever stands between."""
     select: Any = "uniform"

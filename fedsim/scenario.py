@@ -13,7 +13,7 @@ from pathlib import Path as FilePath
 from typing import Any
 
 from fedsim.aggregators import AGGREGATORS
-from fedsim.attacks import ATTACKS
+from fedsim.attacks import ATTACKS, LIES
 from fedsim.coding import CODES
 from fedsim.data import DATA, PARTITIONS
 from fedsim.defences import DEFENCES, RULES
@@ -59,6 +59,7 @@ FAMILIES = {
     "clip": CLIPS,
     "attack": ATTACKS,
     "objective": OBJECTIVES,
+    "lie": LIES,
     "defence": DEFENCES,
     "rule": RULES,
     "executor": EXECUTORS,

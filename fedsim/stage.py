@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 import torch
 
+from fedsim.attacks.liars import Liars, drawn
 from fedsim.carrier import Carrier
 from fedsim.cell import round_trip
 from fedsim.clock import Clock
@@ -35,7 +36,7 @@ from fedsim.wiring import Wire, refuse_wire
 from fedsim.work import LocalResult
 
 if TYPE_CHECKING:
-    from fedsim.aggregators.aggregator import Aggregator
+    from fedsim.aggregators.aggregator import Aggregator, Spoil
     from fedsim.cell import Workload
     from fedsim.drift import Drift
     from fedsim.experiment import Experiment
@@ -61,6 +62,7 @@ class Stage:
         period = partial(round_trip, fleet=fleet, work=self.experiment.work, carrier=carrier)
         census = Census(dict(enumerate(self.experiment.work.held)), period, self.share)
         aggregator = self.aggregator(self.roster(self.experiment.given["seed"], census), "aggregator")
+        aggregator.spoil = self.liars()
         wire = Wire.of(self.experiment, aggregator)
         work = wire.work(self.work(aggregator))
         train = partial(self.experiment.trainer, drift=aggregator.drift)
@@ -166,6 +168,15 @@ class Stage:
         if policy_of(self.experiment.graph) == "fail":
             raise ScenarioError(f"{arm.place(('links', 'on_outage'))}: links.on_outage: peers need every message; "
                                 "take stall or reroute")  # fmt: skip
+
+    def liars(self) -> Spoil | None:
+        """What clients that lie do to the updates of a step."""
+        arm, seed = self.experiment.arm, self.experiment.given["seed"]
+        keys = arm.keys.adversaries
+        if keys is None:
+            return None
+        who = drawn(len(self.experiment.work.held), keys.share, seed)
+        return Liars(who, arm.build({}, "adversaries", "lie"), keys.since, seed).spoiled
 
     def links(self, network: Any) -> nx.Graph:
         """Which peers the network links directly."""

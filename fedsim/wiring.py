@@ -29,8 +29,8 @@ Train = Callable[[Sequence[Any]], list[LocalResult]]
 
 
 def refuse_wire(arm: Arm, why: str) -> None:
-    """ScenarioError if the scenario has a wire, or somebody who listens to it."""
-    for key in ("wire", "eavesdrop"):
+    """ScenarioError if the scenario has a wire, somebody who listens to it, or who lies over it."""
+    for key in ("wire", "eavesdrop", "adversaries"):
         if getattr(arm.keys, key) is not None:
             raise ScenarioError(f"{arm.place((key,))}: {key}: {why}")
 
@@ -41,6 +41,7 @@ def refuse_insecure(experiment: Experiment, aggregator: Aggregator, codec: Codec
     fixed = aggregator.linear and aggregator.expected is not None and aggregator.vectors == (1, 1)
     rounds = getattr(aggregator, "goal", None) is None and aggregator.deadline is None
     faults = {
+        "nobody can see what liars send under masks": arm.keys.adversaries is None,
         "sums can be taken of linear codecs' messages alone": codec.linear,
         "a sum is all that the server has: take a linear aggregator with weights: uniform or expected": fixed,
         "a round waits for all that have begun it: leave out goal and deadline": rounds,

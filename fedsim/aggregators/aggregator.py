@@ -23,6 +23,8 @@ Count = Annotated[int, Field(ge=1)]
 Many = Count | Literal["all"]
 Rate = Annotated[float, Field(gt=0)]
 Fault = Literal["unasked", "misshapen", "infinite"]
+Spoil = Callable[[Sequence[Update], int], Sequence[Update]]
+"""Of updates, and the version that the step starts from."""
 Shield = Callable[[Tensor, Sequence[Update], int], Tensor]
 """Of a direction, the updates that it comes from, and the version that it starts from."""
 
@@ -59,6 +61,8 @@ class Aggregator(ABC):
     deadline: int | None = field(default=None, init=False)
     refused: list[Refusal] = field(default_factory=list, init=False)
     """Since a driver has emptied it."""
+    spoil: Spoil | None = field(default=None, init=False, repr=False)
+    """What becomes of the updates of a step before they are looked at: some of them may be lies."""
     shield: Shield | None = field(default=None, init=False, repr=False)
     """What becomes of a direction before the model moves along it: noise."""
 
@@ -138,7 +142,9 @@ class Aggregator(ABC):
 
     def step(self, updates: Iterable[Update]) -> None:
         """Take a server step on these updates; none is taken if not one of them is sound."""
-        sound = [update for update in in_client_order(updates) if self.is_sound(update)]
+        ordered = in_client_order(updates)
+        told = self.spoil(ordered, self.version) if self.spoil else ordered
+        sound = [update for update in told if self.is_sound(update)]
         if sound:
             direction = self.direction(sound)
             self.move(self.shield(direction, sound, self.version) if self.shield else direction)
