@@ -19,7 +19,7 @@ NEGLIGIBLE = 0.01
 """Of delta: that part may be the chance that in some round nobody takes part, which then is not a round at all."""
 
 MISSING_SHARES = (
-    "no epsilon for noise that clients add in shares where some of them may not answer: theirs is missing in the sum; "
+    "no epsilon for noise that clients add in shares where not always as many answer: some is missing in the sum then; "
     "take by: server or each"
 )
 UNPROTECTED_COUNT = (
@@ -72,7 +72,9 @@ def _epsilon(experiment: Experiment, simulation: ServerSimulation, privacy: Priv
             max(simulation.ordinals.values()),
         )
         return _told(ledger, rounds, "one message after another, against whoever reads them all")
-    if noise.by == "clients" and (facts.fails or facts.over_selected or facts.deadline or not facts.always_available):
+    varying = facts.cohort is None and min(facts.participation_rates) < 1
+    missing = varying or facts.fails or facts.over_selected or facts.deadline or not facts.always_available
+    if noise.by == "clients" and missing:
         raise Unaccountable(MISSING_SHARES)
     rounds = simulation.aggregator.roster.turn
     ledger = Ledger(amplifying(sampling_of(facts), facts, rounds, delta), noise.multiplier, delta, accountant)

@@ -15,9 +15,9 @@ FIGURE = Figure(
     "Accuracy against privacy: DP-FedAvg on Fashion-MNIST",
     "Setting: ours. Logistic regression, 1,000 clients of 60 pictures (Dirichlet 1.0), a tenth a round by chance "
     "(Poisson sampling), 100 rounds, changes clipped to 0.5, Gaussian noise on their sum by a trusted server; epsilon"
-    " at delta 1e-5 by dp-accounting (RDP), between runs with and without one client. 'sketched': noise by the "
-    "clients before SRHT of b = d/4, as secure aggregation would sum them, lr over its second moment; 'adaptive': the"
-    " clip norm follows the median. Full: ten seeds for three.",
+    " at delta 1e-5 by dp-accounting (RDP), between runs with and without one client. 'sketched': SRHT of b = d/4, "
+    "and what is read of a message is clipped again, as a sketch makes it longer; 'adaptive': the clip norm follows "
+    "the median. Full: ten seeds for three.",
 )
 ARMS = ("no noise", "0.6", "1.0", "2.0", "4.0", "8.0", "sketched, 1.0", "adaptive, 1.0")
 CURVE = ARMS[1:6]

@@ -141,6 +141,23 @@ def test_it_is_the_same_under_every_executor(by) -> None:
     assert len(found[0].wire.privacy.bounds) > 3
 
 
+def test_a_server_that_adds_the_noise_counts_no_message_for_more_than_the_clip() -> None:
+    """A sketch makes updates longer, by the root of its second moment, than they were clipped to."""
+    wire = {**NOISY, "codec": {"srht": {"ratio": 0.1}}}
+    [arm] = scenario.read(DIGITS | {"wire": wire, "until": {"versions": 2}})
+    simulation = experiment.assemble(arm).simulation(Recording())
+    lengths, receive = [], simulation.aggregator.receive
+
+    def hear(update):
+        lengths.append(float(update.delta.norm()))
+        return receive(update)
+
+    simulation.aggregator.receive = hear
+    simulation.run()
+    assert max(lengths) <= 0.3 * (1 + 1e-5)
+    assert min(lengths) > 0.29
+
+
 def test_noise_is_what_the_server_adds() -> None:
     """The run with noise by the server is the run without it, but for noise of z C / m in the first step."""
     _, plain = run({"clip": 0.3}, until={"versions": 1})
@@ -213,6 +230,9 @@ def test_messages_that_are_noised_one_by_one_need_no_synchrony() -> None:
      ({}, {"clip": {"adaptive": {"norm": 0.1}}, "noise": {"multiplier": 1}}, "adaptive clipping without noise"),
      ({"fleet": {"clients": 40, "devices": "fedscale", "drop": 0.1},
        "aggregator": {"fedavg": {"cohort": 10, "weights": "expected"}}},
+      {"clip": 0.3, "noise": {"multiplier": 1, "by": "clients"}}, "noise that clients add in shares"),
+     ({"fleet": {"clients": 200, "devices": "fedscale", "participation": {"bernoulli": {"rate": 0.2}}},
+       "aggregator": {"fedavg": {"cohort": "all", "weights": "expected"}}},
       {"clip": 0.3, "noise": {"multiplier": 1, "by": "clients"}}, "noise that clients add in shares")],
 )  # fmt: skip
 def test_the_ledger_says_why_there_is_none(changes, wire, sentence) -> None:

@@ -155,6 +155,15 @@ class Privacy:
         bound = self.bound_at(draw.version)
         return (self._noised(self.clip.clipped(content, bound, self.layout), bound, draw),)
 
+    def read(self, arrived: Tensor, draw: Draw) -> Tensor:
+        """What a server that adds the noise takes of a message that it has read: no more than the clip norm.
+
+        A codec may have made the update longer than it was clipped to, as unbiased sketches do.
+        """
+        if self.clip is None or self.noise is None or self.noise.by != "server":
+            return arrived
+        return self.clip.clipped(arrived, self.bound_at(draw.version), self.layout)
+
     def bound_at(self, version: int) -> float:
         """The clip norm for those who start from a version."""
         return self.bounds[max(known for known in self.bounds if known <= version)]

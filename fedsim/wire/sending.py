@@ -53,7 +53,7 @@ class Sending:
             self.overhear(task, message, draw)
         arrived = self.codec.decode(message, len(vector), draw)
         kept = replace(result.kept, wire=self._remembered(draw.memory, vector, arrived))
-        return replace(result, delta=arrived, kept=kept, within=within)
+        return replace(result, delta=self.privacy.read(arrived, draw), kept=kept, within=within)
 
     def _remembered(self, memory: dict[str, Tensor], vector: Tensor, arrived: Tensor) -> dict[str, Tensor]:
         return memory | {RESIDUAL: vector - arrived} if self.keeps else {}
