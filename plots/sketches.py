@@ -98,7 +98,12 @@ def draw(runs: Runs) -> Drawing:
             rows = runs[arm][0]
             style = "--" if "fixed" in arm or arm in others else ":" if "d/" in arm else "-"
             panel.plot(
-                rows[column].clip(lower=1), rows.train_loss, style, color=f"C{place % 7}", label=arm, linewidth=1
+                rows[column].clip(lower=1e5 if column == "bytes_up" else 1),
+                rows.train_loss,
+                style,
+                color=f"C{place % 7}",
+                label=arm,
+                linewidth=1,
             )
         panel.set(xscale="log", yscale="log")
         panel.legend(fontsize=6)
