@@ -160,20 +160,31 @@ class Cell:
         began = self.clock.now
         self.trace.add(began, START, client, version)
         try:
-            nbytes = self.downlink.nbytes(client, version)
-            yield from self.download(client, nbytes)
-            self.downlink.has(client, version)
-            self.trace.add(self.clock.now, TRAIN, client, version, nbytes)
-            steps = self.work.steps[client]
-            task = LocalTask(client, params, self.ordinals[client], steps, sent, version=version)
-            pending = yield from self.train(task)
-            self.trace.add(self.clock.now, UPLOAD, client, version)
+            pending = yield from self.local(client, params, version, sent)
             yield from self.upload(client, self.work.up)
         except Cut as cut:
             self.lose(client, version, cut)
         else:
-            pending.arrived = True
-            self.arrive(Update(client, version, self.work.held[client], steps, self.clock.now - began, pending))
+            self.arrive(self.arrived(client, version, began, pending))
+
+    def local(
+        self, client: int, params: Tensor, version: int, sent: Tensor | None
+    ) -> Generator[int | Moment, None, Deferred]:
+        """Download the model and train; what training will yield."""
+        nbytes = self.downlink.nbytes(client, version)
+        yield from self.download(client, nbytes)
+        self.downlink.has(client, version)
+        self.trace.add(self.clock.now, TRAIN, client, version, nbytes)
+        steps, ordinal = self.work.steps[client], self.ordinals[client]
+        pending = yield from self.train(LocalTask(client, params, ordinal, steps, sent, version=version))
+        self.trace.add(self.clock.now, UPLOAD, client, version)
+        return pending
+
+    def arrived(self, client: int, version: int, began: int, pending: Deferred) -> Update:
+        """What has just been uploaded by a client that was started at `began`."""
+        pending.arrived = True
+        held, steps = self.work.held[client], self.work.steps[client]
+        return Update(client, version, held, steps, self.clock.now - began, pending)
 
     def train(self, task: LocalTask) -> Generator[int | Moment, None, Deferred]:
         """Let the time of local training pass. The numbers are promised only if the client will not fail."""

@@ -139,14 +139,7 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     except ValueError as error:
         raise ScenarioError(f"{arm.place(('local', 'optimizer_state'))}: local.optimizer_state: {error}") from None
     work = _workload(local, parts.sizes, training_flops(model, dataset.x[:1]), 4 * layout.size)
-    fleet = Fleet(
-        devices=arm.build(given, "fleet", "devices").draw(clients, seed),
-        availability=arm.build(given, "fleet", "availability"),
-        participation=arm.build(given, "fleet", "participation"),
-        stragglers=arm.build(given, "fleet", "stragglers"),
-        failures=arm.build({}, "fleet", "drop"),
-        seed=seed,
-    )
+    fleet = _fleet(arm, given, clients, seed)
     graph = _network(arm, given, fleet)
     each = keys.evaluate.clients and keys.peers is None
     evaluator = Evaluator(model, layout, dataset, parts, keys.evaluate.train, each)
@@ -156,6 +149,17 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     experiment = Experiment(arm, given, fleet, graph, work, trainer, evaluator, layout, params)
     experiment.simulation(Trace())  # what it refuses is refused before anything runs
     return experiment
+
+
+def _fleet(arm: Arm, given: Mapping[str, Any], clients: int, seed: int) -> Fleet:
+    return Fleet(
+        devices=arm.build(given, "fleet", "devices").draw(clients, seed),
+        availability=arm.build(given, "fleet", "availability"),
+        participation=arm.build(given, "fleet", "participation"),
+        stragglers=arm.build(given, "fleet", "stragglers"),
+        failures=arm.build({}, "fleet", "drop"),
+        seed=seed,
+    )
 
 
 def _network(arm: Arm, given: Mapping[str, Any], fleet: Fleet) -> nx.Graph:

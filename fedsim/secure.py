@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from fedsim.cell import Failure
 from fedsim.clock import FIRST_RANK, Cut, Moment, Steps
 from fedsim.server import ServerSimulation
-from fedsim.trace import START, TRAIN, UPLOAD
-from fedsim.work import LocalTask, Update
+from fedsim.trace import START
+from fedsim.work import Update
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,9 +76,7 @@ class SecureSimulation(ServerSimulation):
             yield from self.download(client, sizes["share_keys"][1])
             pending = yield from self.local(client, params, version, sent)
             yield from self.upload(client, self.work.up)
-            pending.arrived = True
-            held, steps = self.work.held[client], self.work.steps[client]
-            self.inputs[client] = Update(client, version, held, steps, self.clock.now - began, pending)
+            self.inputs[client] = self.arrived(client, version, began, pending)
             yield from self.together(client)
             sizes = self.traffic(count, count, len(self.inputs))
             yield from self.download(client, sizes["masked_input"][1])
@@ -86,17 +84,6 @@ class SecureSimulation(ServerSimulation):
             yield from self.together(client)
         except Cut as cut:
             self.lose(client, version, cut)
-
-    def local(self, client: int, params: Tensor, version: int, sent: Tensor | None) -> Steps:
-        """Download the model and train; what training will yield."""
-        nbytes = self.downlink.nbytes(client, version)
-        yield from self.download(client, nbytes)
-        self.downlink.has(client, version)
-        self.trace.add(self.clock.now, TRAIN, client, version, nbytes)
-        steps, ordinal = self.work.steps[client], self.ordinals[client]
-        pending = yield from self.train(LocalTask(client, params, ordinal, steps, sent, version=version))
-        self.trace.add(self.clock.now, UPLOAD, client, version)
-        return pending
 
     def together(self, client: int) -> Steps:
         """This client has finished a step, and waits for the others."""

@@ -116,6 +116,10 @@ class Wire:
             if noise is not None and noise.by == "server":
                 found.append(("noise", "the server's noise would not fit into the messages that tell of its steps: "
                                        "take by: clients or each"))  # fmt: skip
+        if isinstance(self.codec, Masked) and clip is not None and clip.message:
+            found.append(("clip", "messages under masks are whole numbers: clip updates, not messages"))
+        if isinstance(self.codec, Masked) and noise is not None and noise.by == "server":
+            found.append(("noise", "a server that sees sums alone cannot clip what it reads: take by: clients"))
         if noise is not None and clip is None:
             found.append(("noise", "without a clip nobody knows how much noise is enough"))
         if isinstance(clip, Adaptive) and noise is not None and 0 < clip.count <= noise.multiplier / 2:

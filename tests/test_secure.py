@@ -146,6 +146,8 @@ def test_who_is_alone_is_not_heard() -> None:
      ({"aggregator": {"fedavg": {"cohort": 5, "goal": 3, "weights": "uniform"}}}, "leave out goal and deadline"),
      ({"fleet": {**DIGITS["fleet"], "availability": {"markov": {"on": "1 h", "off": "1 h"}}}}, "not come and go"),
      ({"wire": {**SECURE, "codec": "qsgd"}}, "sums can be taken of linear codecs"),
+     ({"wire": {**SECURE, "clip": {"flat": {"norm": 1.0, "message": True}}}}, "clip updates, not messages"),
+     ({"wire": {**SECURE, "clip": 1.0, "noise": {"multiplier": 1.0, "by": "server"}}}, "take by: clients"),
      ({"wire": {"secure": {"bound": 0}}}, "wire.secure.bound"),
      ({"wire": {"secure": {"bound": 1, "bits": 60}}}, "wire.secure.bits")],
 )  # fmt: skip

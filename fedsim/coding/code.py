@@ -71,10 +71,8 @@ class Code(ABC):
     jobs: int | None = None
     seed: int = 0
     round: int = field(default=-1, init=False)
-    asked: np.ndarray = field(init=False, repr=False)
-    """Who has something to do in this round, bool (workers,)."""
     heard: np.ndarray = field(init=False, repr=False)
-    """Who has answered in this round, bool (workers,)."""
+    """Who has answered in this round, or was asked nothing, bool (workers,)."""
     past: list[np.ndarray] = field(default_factory=list, init=False, repr=False)
     """Who has straggled in each round that is over."""
     delivered: dict[int, dict[Combination, int]] = field(default_factory=dict, init=False, repr=False)
@@ -141,8 +139,7 @@ class Code(ABC):
         if self.exists(round):
             self.delivered[round] = {}
         tasks = self.plan(round)
-        self.asked = np.array([bool(own) for own in tasks])
-        self.heard = ~self.asked
+        self.heard = np.array([not own for own in tasks])
         return tasks
 
     def arrived(self, worker: int, tasks: Tasks) -> None:
