@@ -38,10 +38,15 @@ def numbers(*shape: int) -> Tensor:
 
 
 def dense(*widths: int) -> nn.Sequential:
+    """With weights that are the same in every run."""
     layers: list[nn.Module] = [nn.Flatten()]
     for wide, narrow in pairwise(widths):
         layers += [nn.Linear(wide, narrow), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+    module, source = nn.Sequential(*layers[:-1]), stream(4, "adversarial", "weights", widths)
+    with torch.no_grad():
+        for part in module.parameters():
+            part.copy_(torch.from_numpy(source.uniform(-1, 1, part.shape) / part.shape[-1] ** 0.5))
+    return module
 
 
 def stacked(module: nn.Module, clients: int = K) -> dict[str, Tensor]:
