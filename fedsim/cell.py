@@ -13,6 +13,7 @@ from fedsim.downlink import CatchUp, Downlink
 from fedsim.fleet import Fate, Fleet
 from fedsim.progress import Progress
 from fedsim.simulation import Simulation
+from fedsim.stalling import OfServer
 from fedsim.trace import ARRIVE, JOIN, KINDS, LEAVE, LOST, START, TRAIN, UPLOAD, VERSION
 from fedsim.work import Deferred, Kept, LocalTask, Update
 
@@ -91,6 +92,8 @@ class Cell:
     """The last one that was told of."""
     armed: int = field(default=0, init=False)
     """The aggregator's round that has its deadline set."""
+    waited_for: list[tuple[int, Moment]] = field(default_factory=list, init=False)
+    """Versions that clients keep their answers for."""
 
     def __post_init__(self) -> None:
         self.clock, self.trace, self.fleet = self.world.clock, self.world.trace, self.world.fleet
@@ -115,6 +118,14 @@ class Cell:
     def stepped(self) -> None:
         """The server has taken a step."""
         self.progress.stepped(self.version, self.clock.now)
+        for awaited in [awaited for awaited in self.waited_for if awaited[0] <= self.version]:
+            self.release(awaited)
+
+    def release(self, awaited: tuple[int, Moment]) -> None:
+        """Whoever waits for this version waits no longer."""
+        if awaited in self.waited_for:
+            self.waited_for.remove(awaited)
+            awaited[1].happen()
 
     def start(self, clients: Iterable[int]) -> None:
         """Start them, and set the aggregator's deadline."""
@@ -171,12 +182,14 @@ class Cell:
         self, client: int, params: Tensor, version: int, sent: Tensor | None
     ) -> Generator[int | Moment, None, Deferred]:
         """Download the model and train; what training will yield."""
-        nbytes = self.downlink.nbytes(client, version)
+        began, nbytes = self.clock.now, self.downlink.nbytes(client, version)
         yield from self.download(client, nbytes)
         self.downlink.has(client, version)
         self.trace.add(self.clock.now, TRAIN, client, version, nbytes)
         steps, ordinal = self.work.steps[client], self.ordinals[client]
         pending = yield from self.train(LocalTask(client, params, ordinal, steps, sent, version=version))
+        if timing := self.world.timing(client, version):
+            yield from timing.hold(OfServer(self, client, version, began))
         self.trace.add(self.clock.now, UPLOAD, client, version)
         return pending
 
@@ -190,7 +203,8 @@ class Cell:
         """Let the time of local training pass. The numbers are promised only if the client will not fail."""
         client = task.client
         self.ordinals[client] += 1
-        duration = self.fleet.training_time(client, task.ordinal, self.work.seen[client], self.work.flops)
+        seen, flops = self.work.seen[client], self.work.flops
+        duration = self.world.training_time(client, task.version, task.ordinal, seen, flops)
         fate = self.fleet.fate(client, task.ordinal)
         if fate is not None:
             yield from failing(fate, duration, self.work.up, lambda nbytes: self.upload(client, nbytes))

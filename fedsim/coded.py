@@ -13,6 +13,7 @@ from fedsim.coding import Code, Combination, MiniTask, Tasks
 from fedsim.coding.jobdata import JobData
 from fedsim.progress import Progress
 from fedsim.simulation import Simulation, pass_time
+from fedsim.stalling import OfMaster
 from fedsim.trace import ARRIVE, LOST, START, TRAIN, UPLOAD, VERSION
 from fedsim.work import CodedTask, Deferred
 
@@ -50,6 +51,10 @@ class CodedSimulation:
     """Whether the time after which one is a straggler has passed in this round."""
     ended: Moment | None = field(default=None, init=False)
     """What the master waits for; None: the round is over."""
+    limit: int | None = field(default=None, init=False)
+    """When it does in this round; None: nobody has answered yet."""
+    lingering: list[Moment] = field(default_factory=list, init=False)
+    """Workers that wait for the limit to be known, as they attack by their time."""
     running: dict[int, Process] = field(default_factory=dict, init=False)
     done: list[int] = field(default_factory=list, init=False)
     """Who has nothing more to do in this round, in the order of finishing."""
@@ -92,7 +97,7 @@ class CodedSimulation:
 
     def round(self, assigned: list[Tasks]) -> Steps:
         """From its beginning to its end; nothing if nobody has anything to do."""
-        self.began, self.late, self.done = self.clock.now, False, []
+        self.began, self.late, self.limit, self.done = self.clock.now, False, None, []
         self.ended = Moment(self.clock, DEADLINE)
         for worker, tasks in enumerate(assigned):
             if tasks:
@@ -120,6 +125,9 @@ class CodedSimulation:
         if not self.done and not self.late:
             patience = round(self.code.mu * (self.clock.now - self.began))
             self.clock.call(patience, DEADLINE, lambda round=self.code.round: self.expire(round))
+            self.limit, waiting, self.lingering = self.clock.now + patience, self.lingering, []
+            for moment in waiting:
+                moment.happen()
         self.done.append(worker)
         if self.code.heard.all() or (self.late and self.code.wait_out == "pattern" and self.code.conforms()):
             self.finish()
@@ -197,6 +205,8 @@ class CodedSimulation:
         self.trace.add(self.clock.now, TRAIN, worker, round, nbytes)
         self.place(worker, tasks)
         pending, nbytes = yield from self.compute(worker, tasks)
+        if timing := self.world.timing(worker, round):
+            yield from timing.hold(OfMaster(self, worker, self.world.carrier.foresee(worker, SERVER, nbytes)))
         self.trace.add(self.clock.now, UPLOAD, worker, round)
         yield from self.upload(worker, nbytes)
         self.trace.add(self.clock.now, ARRIVE, worker, round, nbytes)
@@ -206,7 +216,7 @@ class CodedSimulation:
         """Let the time of its gradients pass, which are promised if it will not fail; the messages and their bytes."""
         nbytes = self.size * sum(DOUBLE if task.combination.coded else SINGLE for task in tasks)
         examples = sum(int(self.data.counts(job)[list(each.chunks)].sum()) for job, each in tasks)
-        duration = self.fleet.training_time(worker, self.code.round, examples, self.flops)
+        duration = self.world.training_time(worker, self.code.round, self.code.round, examples, self.flops)
         fate = self.fleet.fate(worker, self.attempts[worker])
         self.attempts[worker] += 1
         if fate is not None:

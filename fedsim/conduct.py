@@ -144,7 +144,7 @@ def run(
     else:
         path = Path(out) / stem / scenario.digest([arm.resolved for arm in arms])
         folder = RunFolder(path, scenario.folded(arms))
-        folder.comparison([arm.label for arm in arms])
+        folder.comparison({arm.label: arm.coordinates for arm in arms})
         for arm, experiment in zip(arms, experiments, strict=True):
             conduct(experiment, path / arm.label, lambda progress, now, label=arm.label: watch(label, progress, now))
         result = load(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -115,7 +115,10 @@ class Evaluator:
         self.model, self.layout, self.clients = model, layout, clients
         self.robust: Robust | None = None
         """Also measure where this moves the examples to: `robust_accuracy` and so on."""
+        self.aim: Shares | None = None
+        """Test examples that an attack wants to be mistaken, with the classes that it wants: `attack_success`."""
         self._last: tuple[Tensor | None, Measured] = (None, Measured())
+        self.chunk = chunk
         self.sizes = np.array(parts.sizes)
         places = np.linspace(0, len(dataset) - 1, num=CALIBRATION[0] * CALIBRATION[1]).astype(int)
         self.calibration = [dataset.x[places[first :: CALIBRATION[0]]] for first in range(CALIBRATION[0])]
@@ -129,6 +132,10 @@ class Evaluator:
                 "evaluate.clients: nothing is measured on each client; take train: true or a partition that shares out "
                 "the test set too (label_swap, with_replacement)"
             )
+
+    def aim_at(self, x: Tensor, y: Tensor) -> None:
+        """Also measure how many of these examples are taken for these classes, as an attack wants it."""
+        self.aim = Shares(x, y, Parts([np.arange(len(y))]), self.chunk)
 
     def __call__(self, params: Tensor) -> Measured:
         """Metrics by name: `accuracy` (in [0, 1]), `loss`, `train_loss`, `loss_std`, ...
@@ -146,17 +153,22 @@ class Evaluator:
             return self._judge(named)
 
     def _judge(self, named: Mapping[str, Tensor]) -> Measured:
+        def scores(x: Tensor) -> Tensor:
+            return functional_call(self.model, dict(named), (x,))
+
         model, clients = {}, {"client": np.arange(len(self.sizes)), "examples": self.sizes}
         robust = self.robust
         moves: Mapping[str, Move | None] = {"": None, **({"robust_": partial(robust.move, named)} if robust else {})}
         for (part, shares), (kind, move) in product(self.shares.items(), moves.items()):
             own, held = part in self.of_clients, shares.sizes > 0
-            found = shares.measure(lambda x: functional_call(self.model, dict(named), (x,)), move)
+            found = shares.measure(scores, move)
             for name, means in {f"{part}{kind}{name}": means for name, means in found.items()}.items():
                 model[name], deviation = moments(means[held], self.sizes[held] if own else np.ones(1))
                 if own and self.clients:
                     model[f"{name}_std"] = deviation
                     clients[name] = means
+        if self.aim is not None:
+            model["attack_success"] = float(self.aim.measure(scores)["accuracy"][0])
         return Measured(model, clients if self.clients else {})
 
 
@@ -166,16 +178,18 @@ class EnsembleEvaluator:
     Args:
         evaluator: of one model.
         clients: show each model's metrics, and their standard deviations.
+        but: models, by number, that are left out everywhere: those of liars.
     """
 
-    def __init__(self, evaluator: Evaluator, clients: bool = False) -> None:
-        self.evaluator, self.clients = evaluator, clients
+    def __init__(self, evaluator: Evaluator, clients: bool = False, but: Collection[int] = ()) -> None:
+        self.evaluator, self.clients, self.but = evaluator, clients, but
         self._models: list[Tensor] = []
         self._each: list[Mapping[str, float]] = []
         self._measured = Measured()
 
     def __call__(self, models: Sequence[Tensor]) -> Measured:
         """Metrics by name. A model that is the same tensor as one of the last time is not measured again."""
+        models = [params for number, params in enumerate(models) if number not in self.but]
         before = {id(params): metrics for params, metrics in zip(self._models, self._each, strict=True)}
         if list(map(id, models)) != list(map(id, self._models)):
             # one after another: all at once took 0.7 times as long for logistic regression, but 7 times for a CNN
@@ -191,7 +205,8 @@ class EnsembleEvaluator:
             found[name], deviation = moments(values, np.ones(len(values)))
             found |= {f"{name}_std": deviation} if self.clients else {}
         found |= self._together()
-        facts = {"client": np.arange(len(self._models)), "examples": self.evaluator.sizes}
+        names = np.array([client for client in range(len(self._models) + len(self.but)) if client not in self.but])
+        facts = {"client": names, "examples": self.evaluator.sizes[names] if self.clients else []}
         return Measured(found, facts | columns if self.clients else {})
 
     def _together(self) -> dict[str, float]:

@@ -19,6 +19,7 @@ from fedsim.data import Dataset, Parts, data_folders
 from fedsim.errors import ScenarioError
 from fedsim.evaluation import EnsembleEvaluator, Evaluator, PeerEvaluator, Robust
 from fedsim.fleet import Fleet
+from fedsim.hostility import Hostility
 from fedsim.models import initial_params, training_flops
 from fedsim.progress import Progress
 from fedsim.rng import stream
@@ -46,6 +47,7 @@ class Experiment:
     evaluator: Evaluator
     layout: Layout
     params: torch.Tensor
+    hostility: Hostility
 
     @property
     def timing_only(self) -> bool:
@@ -89,7 +91,10 @@ class Experiment:
         keys = self.arm.keys
         if keys.coding is not None:
             return EnsembleEvaluator(self.evaluator)
-        return self.evaluator if keys.peers is None else PeerEvaluator(self.evaluator, keys.evaluate.clients)
+        if keys.peers is None:
+            return self.evaluator
+        liars = self.hostility.liars
+        return PeerEvaluator(self.evaluator, keys.evaluate.clients, liars.who if liars else ())
 
     def another_start(self, number: int) -> torch.Tensor:
         """The start of a further model, (P,); that of number 0 is `params`."""
@@ -131,11 +136,13 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     given |= {"labels": _label_distributions(dataset, parts)}
     model, params = initial_params(lambda: arm.build(given, "model"), seed)
     layout = given["layout"] = Layout.of(model)
+    hostility = Hostility(arm, given)
+    poisoning = hostility.poisoning(dataset)
     local = arm.build({}, "local")
     kept = local.optimizer_state == "kept"
     try:
         trainer = Trainer(model, dataset.x, dataset.y, parts, local.batch, local.optimizer, seed, keeps=kept,
-                          private=local.private, objective=local.objective)  # fmt: skip
+                          private=local.private, objective=local.objective, poisoning=poisoning)  # fmt: skip
     except ValueError as error:
         raise ScenarioError(f"{arm.place(('local', 'optimizer_state'))}: local.optimizer_state: {error}") from None
     work = _workload(local, parts.sizes, training_flops(model, dataset.x[:1]), 4 * layout.size)
@@ -146,7 +153,9 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     if keys.evaluate.robust is not None:
         attack = replace(arm.build({}, "evaluate", "robust"), best=True)
         evaluator.robust = Robust(attack, trainer.gradients, seed)
-    experiment = Experiment(arm, given, fleet, graph, work, trainer, evaluator, layout, params)
+    if poisoning is not None:
+        evaluator.aim_at(*poisoning.poison.aim(dataset.x_test, dataset.y_test))
+    experiment = Experiment(arm, given, fleet, graph, work, trainer, evaluator, layout, params, hostility)
     experiment.simulation(Trace())  # what it refuses is refused before anything runs
     return experiment
 

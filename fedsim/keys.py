@@ -96,12 +96,21 @@ class Eavesdrop:
 
 @dataclass(frozen=True)
 class Adversaries:
-    """Clients that lie to the server: a `share` of all, drawn by the seed."""
+    """Clients that attack: a `share` of all, drawn by the seed, each in all the ways that are named."""
 
-    lie: Any
     share: Probability
+    lie: Any = None
+    """What they say of what they have learned; None: the truth."""
+    poison: Any = None
+    """What they learn from; None: their examples."""
+    timing: Any = None
+    """When they answer; None: as soon as they can."""
     since: Annotated[int, Field(ge=0)] = 0
-    """The server version from which on they do: sleep, then strike."""
+    """The version from which on they do: sleep, then strike."""
+
+    def __post_init__(self) -> None:
+        if self.lie is None and self.poison is None and self.timing is None:
+            raise ValueError("needs a lie, a poison or a timing")
 
 
 @dataclass(frozen=True)
@@ -142,6 +151,8 @@ class Scenario:
     """None: nobody listens."""
     adversaries: Adversaries | None = None
     """None: all clients are honest."""
+    defence: Any = None
+    """What combines updates in place of their mean; None: nobody is thought to lie."""
     edges: Edges | None = None
     """None: clients talk to the server themselves, whatever stands between."""
     select: Any = "uniform"

@@ -15,14 +15,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fedsim.cell import Workload
+    from fedsim.defences import Defence
     from fedsim.progress import Progress
 
 Parts = tuple[Any, ...]
 """What a message holds: vectors (P,) and numbers."""
 Verb = Generator["int | Moment", None, Any]
 
+Said = Callable[["Node", "Tensor"], "Tensor"]
+
 NUMBER = 8
 """Bytes of a number in a message."""
+
+
+def truth(node: Node, model: Tensor) -> Tensor:
+    """What a peer says of its model."""
+    return model
 
 
 @dataclass(eq=False)
@@ -40,6 +48,10 @@ class Node:
     """How many rounds there are, if that is known."""
     keeps: bool = False
     """Whether a training depends on what the last one has left."""
+    defence: Defence | None = None
+    """What stands in for the weighted mean of what it hears; None: nothing does."""
+    said: Said = truth
+    """What it says of a model (P,) of its own, if it lies: to everybody, itself included."""
     finished: Callable[[int], None] = lambda rounds: None
     """Told how many rounds are over whenever one is."""
     memory: dict[str, Any] = field(default_factory=dict)
@@ -64,9 +76,9 @@ class Node:
 
     def train(self, sent: Tensor | None = None) -> Generator[int | Moment, None, Deferred]:
         """Local steps on the present model; `sent` is what a correction of the gradients needs (P,)."""
-        world, fleet = self.world, self.world.fleet
-        task = LocalTask(self.name, self.params, self.trainings, self.work.steps[self.name], sent)
-        duration = fleet.training_time(self.name, self.trainings, self.work.seen[self.name], self.work.flops)
+        world, seen = self.world, self.work.seen[self.name]
+        task = LocalTask(self.name, self.params, self.trainings, self.work.steps[self.name], sent, version=self.round)
+        duration = world.training_time(self.name, self.round, self.trainings, seen, self.work.flops)
         world.trace.add(world.clock.now, TRAIN, self.name, self.round)
         self.trainings += 1
         pending = world.executor.submit(task, world.clock.now + duration, self.left)

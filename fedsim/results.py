@@ -88,9 +88,9 @@ class RunFolder:
         if pictures:
             self.weights("leakage", {name: tensor.numpy() for name, tensor in pictures.items()})
 
-    def comparison(self, labels: list[str]) -> None:
-        """This folder holds the folders of these arms."""
-        self._json(COMPARISON, {"arms": labels})
+    def comparison(self, arms: Mapping[str, Mapping[str, str]]) -> None:
+        """This folder holds the folders of these arms, by label, each with its coordinates if they are a grid."""
+        self._json(COMPARISON, {"arms": list(arms), "coordinates": arms})
 
     def failure(self, error: Exception) -> None:
         """Why the run did not end well."""
@@ -121,21 +121,32 @@ class Run:
         return (self.path / "receipt.json").exists()
 
     @cached_property
+    def _comparison(self) -> dict[str, Any]:
+        path = self.path / COMPARISON
+        return json.loads(path.read_text()) if path.exists() else {"arms": []}
+
+    @cached_property
     def arms(self) -> list[Run]:
         """The runs that were compared, in the scenario's order; a single run is its own only arm."""
-        comparison = self.path / COMPARISON
-        names = json.loads(comparison.read_text())["arms"] if comparison.exists() else []
-        return [Run(self.path / name) for name in names] or [self]
+        return [Run(self.path / name) for name in self._comparison["arms"]] or [self]
+
+    @property
+    def coordinates(self) -> dict[str, dict[str, str]]:
+        """Of each arm by label, what it is on each axis; none where the comparison is no grid."""
+        found = self._comparison.get("coordinates", {})
+        return found if any(found.values()) else {}
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """One row a measurement: virtual seconds, versions, updates, bytes, staleness and the model's metrics.
 
-        The rows of a comparison are those of all its arms, told apart by the column `arm`.
+        The rows of a comparison are those of all its arms, told apart by the column `arm` and one for each axis.
         """
         if self.arms == [self]:
             return pd.read_csv(self.path / "metrics.csv")
-        return pd.concat([arm.metrics.assign(arm=arm.label) for arm in self.arms], ignore_index=True)
+        where = self.coordinates
+        rows = [arm.metrics.assign(arm=arm.label, **where.get(arm.label, {})) for arm in self.arms]
+        return pd.concat(rows, ignore_index=True)
 
     @cached_property
     def clients(self) -> pd.DataFrame | None:

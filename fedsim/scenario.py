@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path as FilePath
 from typing import Any
 
 from fedsim.aggregators import AGGREGATORS
-from fedsim.attacks import ATTACKS, LIES
+from fedsim.attacks import ATTACKS, LIES, POISONS
 from fedsim.coding import CODES
+from fedsim.comparison import variants
 from fedsim.data import DATA, PARTITIONS
 from fedsim.defences import DEFENCES, RULES
 from fedsim.errors import ScenarioError
@@ -31,6 +32,7 @@ from fedsim.results import sha256
 from fedsim.schema import Path, Schema
 from fedsim.selection import SELECT
 from fedsim.staleness import DISCOUNTS
+from fedsim.stalling import TIMINGS
 from fedsim.wire import CLIPS, CODECS
 from fedsim.yamlfile import YamlFile
 
@@ -60,6 +62,8 @@ FAMILIES = {
     "attack": ATTACKS,
     "objective": OBJECTIVES,
     "lie": LIES,
+    "poison": POISONS,
+    "timing": TIMINGS,
     "defence": DEFENCES,
     "rule": RULES,
     "executor": EXECUTORS,
@@ -84,9 +88,13 @@ GIVEN = {
     "coding": ("workers", "jobs", "seed"),
     "codec": ("layout",),
     "defence": ("seed",),
+    "poison": ("classes",),
     "executor": ("train", "worth", "row_bytes", "synchronous", "nothing"),
 }
 """Arguments of constructors that come from the run and not from the file."""
+
+NOWHERE: Mapping[str, str] = {}
+"""The coordinates of a run that is in no grid."""
 
 SINGLE = "run"
 """The label of a scenario that compares nothing."""
@@ -102,6 +110,8 @@ class Arm:
     """The checked keys of `Scenario`, by name; choices are not constructed yet."""
     place: Callable[[Path], str]
     """Where in the file a key stands."""
+    coordinates: Mapping[str, str] = field(default_factory=dict)
+    """What it is on each axis of a grid."""
 
     def build(self, given: Mapping[str, Any], *path: str) -> Any:
         """Construct what stands at this path; `given` is what its constructors get from the run.
@@ -139,7 +149,8 @@ def builtin() -> Schema:
 def read(source: str | FilePath | Mapping[str, Any], overrides: Sequence[str] = ()) -> list[Arm]:
     """Check a scenario: a file (or the same as a mapping), changed by overrides such as `local.steps=5`.
 
-    With a key `compare`, a list of changes, each change to the rest of the file is an arm of its own.
+    With a key `compare`, a list of changes, each change to the rest of the file is an arm of its own; or, with axes
+    that have changes by name, each of their combinations is one.
 
     Raises:
         ScenarioError: a line for each fault, with file and line, what was expected and the nearest valid name.
@@ -153,23 +164,19 @@ def read(source: str | FilePath | Mapping[str, Any], overrides: Sequence[str] = 
     changes = document.data.pop("compare", None)
     if changes is None:
         return [_arm(SINGLE, schema, document.data, document.place)]
-    if not isinstance(changes, list) or not changes or not all(isinstance(change, Mapping) for change in changes):
-        raise ScenarioError(f"{document.place(['compare'])}: compare: expected a list of changes to this scenario")
-    arms = []
-    for number, (label, change) in enumerate(zip(_labels(changes), changes, strict=True)):
-        place = partial(_place, document, number)
-        arms.append(_arm(label, schema, _merge(document.data, change), place))
-    _refuse_idle_overrides(document, changes)
-    return arms
+    found = variants(document, changes, FAMILIES)
+    return [_arm(one.label, schema, one.data, partial(one.place, document), one.coordinates) for one in found]
 
 
-def _arm(label: str, schema: Schema, data: Any, place: Callable[[Path], str]) -> Arm:
+def _arm(
+    label: str, schema: Schema, data: Any, place: Callable[[Path], str], coordinates: Mapping[str, str] = NOWHERE
+) -> Arm:
     keys: Any = schema.check(Scenario, data, place)
     ways = [way for way in ("aggregator", "peers", "coding") if getattr(keys, way) is not None]
     if len(ways) != 1:
         said = f"{' and '.join(ways)} exclude each other" if ways else "aggregator: is missing (or peers, or coding)"
         raise ScenarioError(f"{place((ways[0] if ways else 'aggregator',))}: {said}")
-    return Arm(label, schema, keys, place)
+    return Arm(label, schema, keys, place, coordinates)
 
 
 def folded(arms: Sequence[Arm]) -> dict[str, Any]:
@@ -178,21 +185,6 @@ def folded(arms: Sequence[Arm]) -> dict[str, Any]:
     shared = {key: value for key, value in every[0].items() if all(other.get(key) == value for other in every)}
     changes = [{key: value for key, value in one.items() if key not in shared} for one in every]
     return shared | {"compare": changes}
-
-
-def _refuse_idle_overrides(document: YamlFile, changes: Sequence[Mapping[str, Any]]) -> None:
-    """An override of what every arm says anew would change nothing, and nobody would notice."""
-    for path, said in document.overrides.items():
-        wanted = _at(document.data, path)
-        if path[0] != "compare" and all(_at(_merge(document.data, change), path) != wanted for change in changes):
-            place = ".".join(map(str, path))
-            raise ScenarioError(f"{said}: every run that is compared has its own {path[0]}; override compare.0.{place}")
-
-
-def _at(data: Any, path: Path) -> Any:
-    for step in path:
-        data = data.get(step) if isinstance(data, Mapping) else None
-    return data
 
 
 def _document(source: str | FilePath | Mapping[str, Any]) -> YamlFile:
@@ -205,59 +197,11 @@ def _document(source: str | FilePath | Mapping[str, Any]) -> YamlFile:
     return YamlFile(text, str(source))
 
 
-def _place(document: YamlFile, number: int, path: Path) -> str:
-    """Where an arm's value was said: in its own change, or else in what all arms share."""
-    own = ("compare", number, *path)
-    return document.place(own if document.depth(own) - 2 >= max(1, document.depth(path)) else path)
-
-
-def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `change` in it; another choice from a family replaces the former one."""
-    merged = dict(base)
-    for key, new in change.items():
-        old = base.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping) and (key not in FAMILIES or old.keys() == new.keys()):
-            new = _merge(old, new)
-        merged[key] = new
-    return merged
-
-
-def _labels(changes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Short names that tell the changes apart: what is chosen if that is enough, else everything that is said.
-
-    What all of them say does not tell them apart.
-    """
-    alike = len({tuple(_chosen(change)) for change in changes}) == 1
-    for words in (_chosen, _said if alike else _chosen_and_said, _said):
-        said = [words(change) for change in changes]
-        shared = set.intersection(*map(set, said))
-        labels = ["-".join(word for word in own if word not in shared) or "-".join(own) for own in said]
-        if len(set(labels)) == len(labels) and all(labels):
-            return labels
-    return [f"arm-{number}" for number in range(len(changes))]
-
-
-def _chosen(change: Mapping[str, Any]) -> list[str]:
-    chosen = [new if isinstance(new, str) else next(iter(new), "") for key, new in change.items() if key in FAMILIES]
-    return [str(name).rpartition(":")[2] for name in chosen]
-
-
-def _chosen_and_said(change: Mapping[str, Any]) -> list[str]:
-    nested = [_said(new) for key, new in change.items() if key in FAMILIES and isinstance(new, Mapping)]
-    return [*_chosen(change), *(word for words in nested for word in words)]
-
-
-def _said(change: Any, path: str = "") -> list[str]:
-    if not isinstance(change, Mapping):
-        return [f"{path}_{change}".replace("/", "_").replace(" ", "")]
-    return [word for key, new in change.items() for word in _said(new, str(key))]
-
-
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of scenario files."""
     schema = builtin().arguments(Scenario).model_json_schema()
     schema["properties"]["compare"] = {
-        "type": "array", "items": {"type": "object"},
-        "description": "changes to the rest of the file, each a run of its own",
+        "anyOf": [{"type": "array", "items": {"type": "object"}}, {"type": "object"}],
+        "description": "changes to the rest of the file, each a run of its own; or axes of a grid of such changes",
     }  # fmt: skip
     return schema

@@ -169,6 +169,8 @@ class Schema:
     def _field(self, name: str, hint: Any, default: Any) -> tuple[Any, Any]:
         if name in self.families and getattr(hint, "__origin__", hint) not in (int, float):
             kind = self.choice(name)
+            if default is None:
+                return (kind | None, None)
             if isinstance(default, str):
                 return kind, Field(default, validate_default=True)
             default = self._chosen(name, default) if is_dataclass(default) else default

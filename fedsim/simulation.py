@@ -16,8 +16,9 @@ from fedsim.clock import Clock, seldom_collected
 from fedsim.errors import Stalled
 from fedsim.fleet import Fleet
 from fedsim.progress import Model, Progress
+from fedsim.stalling import Stalling, Timing
 from fedsim.trace import Trace
-from fedsim.units import written_duration
+from fedsim.units import FOREVER, written_duration
 from fedsim.work import Executor
 
 
@@ -50,7 +51,19 @@ class Simulation:
     trace: Trace
     keeps: bool = False
     """Whether each local training goes on from what the client's last one has left, whatever the algorithm."""
+    stalling: Stalling | None = None
+    """Who attacks by the time that they take."""
 
     def __post_init__(self) -> None:
         self.clock = Clock()
         self.carrier = Carrier(self.clock, self.graph)
+
+    def timing(self, client: int, version: int) -> Timing | None:
+        """What a client that attacks does with its time."""
+        return self.stalling.of(client, version) if self.stalling else None
+
+    def training_time(self, client: int, version: int, ordinal: int, examples: int, flops: float) -> int:
+        """Microseconds, at least 1, of the client's n-th local training, which starts from this version."""
+        usual = self.fleet.training_time(client, ordinal, examples, flops)
+        timing = self.timing(client, version)
+        return usual if timing is None else max(1, round(min(usual * timing.factor, FOREVER)))

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 import torch
 
-from fedsim.attacks.liars import Liars, drawn
 from fedsim.carrier import Carrier
 from fedsim.cell import round_trip
 from fedsim.clock import Clock
@@ -36,7 +35,7 @@ from fedsim.wiring import Wire, refuse_wire
 from fedsim.work import LocalResult
 
 if TYPE_CHECKING:
-    from fedsim.aggregators.aggregator import Aggregator, Spoil
+    from fedsim.aggregators.aggregator import Aggregator
     from fedsim.cell import Workload
     from fedsim.drift import Drift
     from fedsim.experiment import Experiment
@@ -62,7 +61,7 @@ class Stage:
         period = partial(round_trip, fleet=fleet, work=self.experiment.work, carrier=carrier)
         census = Census(dict(enumerate(self.experiment.work.held)), period, self.share)
         aggregator = self.aggregator(self.roster(self.experiment.given["seed"], census), "aggregator")
-        aggregator.spoil = self.liars()
+        self.experiment.hostility.prepare(aggregator, None if self.timing_only else self.progress.tallies)
         wire = Wire.of(self.experiment, aggregator)
         work = wire.work(self.work(aggregator))
         train = partial(self.experiment.trainer, drift=aggregator.drift)
@@ -103,7 +102,8 @@ class Stage:
 
     def swarm(self) -> Swarm:
         """No server, and everybody a peer."""
-        refuse_wire(self.experiment.arm, "peers send whole models, which codecs of changes would spoil")
+        why = "peers send whole models, which codecs of changes would spoil"
+        refuse_wire(self.experiment.arm, why, but=["adversaries", "defence"])
         experiment, arm = self.experiment, self.experiment.arm
         carrier = Carrier(Clock(), experiment.graph)
         given = {
@@ -116,11 +116,13 @@ class Stage:
         self.refuse_what_peers_lack()
         start = torch.zeros(0) if self.timing_only else experiment.params
         world = self.world(getattr(algorithm, "drift", None), synchronous=False)
-        return Swarm(world, algorithm, experiment.work, self.progress, start)
+        defence, said = experiment.hostility.peers(algorithm)
+        return Swarm(world, algorithm, experiment.work, self.progress, start, defence, said)
 
     def coded(self) -> CodedSimulation:
         """A master, and everybody its worker."""
-        refuse_wire(self.experiment.arm, "codes have messages of their own")
+        refuse_wire(self.experiment.arm, "codes have messages of their own", but=["adversaries"])
+        self.experiment.hostility.refuse_all_but_timing()
         experiment, arm = self.experiment, self.experiment.arm
         self.refuse_what_codes_lack()
         code = arm.build(experiment.given, "coding")
@@ -168,15 +170,6 @@ class Stage:
         if policy_of(self.experiment.graph) == "fail":
             raise ScenarioError(f"{arm.place(('links', 'on_outage'))}: links.on_outage: peers need every message; "
                                 "take stall or reroute")  # fmt: skip
-
-    def liars(self) -> Spoil | None:
-        """What clients that lie do to the updates of a step."""
-        arm, seed = self.experiment.arm, self.experiment.given["seed"]
-        keys = arm.keys.adversaries
-        if keys is None:
-            return None
-        who = drawn(len(self.experiment.work.held), keys.share, seed)
-        return Liars(who, arm.build({}, "adversaries", "lie"), keys.since, seed).spoiled
 
     def links(self, network: Any) -> nx.Graph:
         """Which peers the network links directly."""
@@ -233,4 +226,5 @@ class Stage:
         executor = Null(LocalResult(nothing, 0.0, extra=nothing)) if self.timing_only else experiment.arm.build(
             {"train": train, "worth": experiment.trainer.cohort, "row_bytes": 4 * experiment.layout.size,
              "synchronous": synchronous}, "executor")  # fmt: skip
-        return Simulation(experiment.fleet, experiment.graph, executor, self.trace, keeps or experiment.trainer.keeps)
+        return Simulation(experiment.fleet, experiment.graph, executor, self.trace, keeps or experiment.trainer.keeps,
+                          experiment.hostility.stalling)  # fmt: skip

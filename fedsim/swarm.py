@@ -8,13 +8,14 @@ from sys import maxsize
 from typing import TYPE_CHECKING, Protocol
 
 from fedsim.clock import FIRST_RANK, Steps
-from fedsim.node import Node
+from fedsim.node import Node, Said, truth
 from fedsim.simulation import Simulation, pass_time
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fedsim.cell import Workload
+    from fedsim.defences import Defence
     from fedsim.progress import Progress
 
 
@@ -36,6 +37,10 @@ class Swarm:
     progress: Progress
     start: Tensor
     """Everybody's first model, flat (P,)."""
+    defence: Defence | None = None
+    """Everybody's; None: they believe all that they hear."""
+    said: Said = truth
+    """What peers say of their models."""
     version: int = field(default=0, init=False)
     done: Counter[int] = field(default_factory=Counter, init=False)
     """How many peers have done so many rounds."""
@@ -49,8 +54,8 @@ class Swarm:
         everybody: dict[int, Node] = {}
         for name in range(peers):
             everybody[name] = Node(
-                name, peers, self.world, self.work, self.progress, self.start, limit, keeps, self.count,
-                neighbours=everybody,
+                name, peers, self.world, self.work, self.progress, self.start, limit, keeps, finished=self.count,
+                neighbours=everybody, defence=self.defence, said=self.said,
             )  # fmt: skip
         self.nodes = list(everybody.values())
 

@@ -26,6 +26,7 @@ from fedsim.wire.examples import ExampleNoise
 from fedsim.work import ClientState, LocalResult, LocalTask
 
 if TYPE_CHECKING:
+    from fedsim.attacks.liars import Poisoning
     from fedsim.data.partitions import Parts
 
 
@@ -60,6 +61,7 @@ class Trainer:
         keeps: let each client's optimizer go on from where its last training (`task.kept`) has left it.
         private: clip every example's gradient, and add noise to each step's: DP-SGD.
         objective: what examples clients learn from in place of their own; None: from these.
+        poisoning: what some of them have in place of their examples, as they attack; None: all are honest.
 
     Raises:
         ValueError: a model with BatchNorm or Dropout; an optimizer whose memory cannot be kept, if it has to be.
@@ -69,12 +71,12 @@ class Trainer:
         self, model: nn.Module, x: Tensor, y: Tensor, parts: Parts, batch: int,
         optimizer: Callable[[list[Tensor]], Optimizer], seed: int, cohort: int | None = None,
         keeps: bool = False, private: ExampleNoise | None = None,
-        objective: Adversarial | None = None,
+        objective: Adversarial | None = None, poisoning: Poisoning | None = None,
     ) -> None:  # fmt: skip
         check_trainable(model)
         self.x, self.y, self.parts, self.batch, self.optimizer, self.seed = x, y, parts, batch, optimizer, seed
         self.layout = Layout.of(model)
-        self.private, self.objective = private, objective
+        self.private, self.objective, self.poisoning = private, objective, poisoning
         self.gradients, self.worth = choose(model, self.layout.size, batch, x.device, private and private.clip)
         self.stackable = getattr(optimizer, "stackable", True)
         self.cohort = min(cohort or self.worth, self.worth) if self.stackable else 1
@@ -134,10 +136,13 @@ class Trainer:
                 remembered = memory.of(slice(active, before)) + remembered if self.keeps else []
                 narrow(optimizer, moved, active)
             x = self.x.index_select(0, rows[step, :active].flatten()).unflatten(0, (active, -1))
+            y = labels[step, :active]
+            if self.poisoning:
+                x, y = self.poisoning.spoiled(x, y, tasks)
             if self.objective:
                 models = params, {name: part[:active] for name, part in origin.items()}
-                x = self.objective.examples(self.gradients, models, x, labels[step, :active], tasks, step, self.seed)
-            grads, losses[step, :active] = self.gradients(params, x, labels[step, :active])
+                x = self.objective.examples(self.gradients, models, x, y, tasks, step, self.seed)
+            grads, losses[step, :active] = self.gradients(params, x, y)
             if self.private:
                 self.private.add(grads, tasks[:active], step, x.shape[1], self.seed)
             if correction:

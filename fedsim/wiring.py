@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 Train = Callable[[Sequence[Any]], list[LocalResult]]
 
 
-def refuse_wire(arm: Arm, why: str) -> None:
-    """ScenarioError if the scenario has a wire, somebody who listens to it, or who lies over it."""
-    for key in ("wire", "eavesdrop", "adversaries"):
-        if getattr(arm.keys, key) is not None:
+def refuse_wire(arm: Arm, why: str, but: Collection[str] = ()) -> None:
+    """ScenarioError if the scenario has a wire, somebody who listens, adversaries or a defence; all `but` some."""
+    for key in ("wire", "eavesdrop", "adversaries", "defence"):
+        if key not in but and getattr(arm.keys, key) is not None:
             raise ScenarioError(f"{arm.place((key,))}: {key}: {why}")
 
 

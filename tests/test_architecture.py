@@ -35,6 +35,7 @@ TIME = [
     "roster",
     "selection",
     "staleness",
+    "stalling",
     "trace",
     "units",
     "rng",

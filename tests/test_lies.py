@@ -10,8 +10,20 @@ from torch import Tensor
 from worlds import Recording
 
 from fedsim import experiment, scenario
-from fedsim.attacks.liars import Liars, drawn
-from fedsim.attacks.lies import LIES, ALittleIsEnough, Gaussian, InnerProduct, MinMax, MinSum, Scaled, SignFlip
+from fedsim.attacks.liars import Jury, Liars, Lying, drawn
+from fedsim.attacks.lies import (
+    LIES,
+    ALittleIsEnough,
+    FreeRider,
+    Gaussian,
+    InnerProduct,
+    Known,
+    MinMax,
+    MinSum,
+    Scaled,
+    SignFlip,
+    Sybils,
+)
 from fedsim.errors import ScenarioError
 from fedsim.rng import stream
 from fedsim.wire.codec import generator
@@ -25,8 +37,9 @@ def honest(count: int = 8) -> Tensor:
     return torch.from_numpy(stream(7, "honest", count).standard_normal((count, SIZE))) + 1
 
 
-def told(lie, rows: Tensor, liars: int = 2) -> Tensor:
-    return lie.told(rows[0] * 0 + 0.5, rows, liars, generator(1, "lie"))
+def told(lie, rows: Tensor, liars: int = 2, version: int = 0) -> Tensor:
+    own = torch.full((liars, rows.shape[1]), 0.5).double()
+    return lie.told(own[0], Known(rows, own), version, generator(1, "lie"))
 
 
 def test_they_say_what_their_papers_say() -> None:
@@ -38,6 +51,19 @@ def test_they_say_what_their_papers_say() -> None:
     torch.testing.assert_close(told(ALittleIsEnough(1.5), rows), mean - 1.5 * deviation)
     noise = told(Gaussian(3.0), honest(4)[:, :1].expand(4, 20_000))
     assert float(noise.std()) == pytest.approx(3.0, rel=0.03)
+    assert not told(FreeRider(), rows).any()
+    faint = told(FreeRider(2.0, decay=1.5), honest(4)[:, :1].expand(4, 20_000), version=3)
+    assert float(faint.std()) == pytest.approx(2.0 * 4**-1.5, rel=0.03)
+
+
+def test_sybils_are_one() -> None:
+    own = honest(3)
+    one, other = (Sybils().told(own[place], Known(own[:0], own), 0, generator(1, place)) for place in (0, 1))
+    torch.testing.assert_close(one, own.mean(dim=0))
+    assert torch.equal(one, other)
+    apart = [Sybils(0.1).told(own[place], Known(own[:0], own), 0, generator(1, place)) - one for place in (0, 1)]
+    assert [float(each.norm()) for each in apart] == pytest.approx([0.1 * float(one.norm())] * 2)
+    assert not torch.equal(*apart)
 
 
 def test_a_little_is_enough_counts_its_supporters() -> None:
@@ -61,14 +87,33 @@ def test_liars_are_drawn_and_strike_when_they_want_to() -> None:
     who = drawn(20, 0.3, seed=1)
     assert len(who) == 6
     assert who == drawn(20, 0.3, seed=1) != drawn(20, 0.3, seed=2)
-    liars = Liars(frozenset({1}), SignFlip(), since=5, seed=1)
-    updates = [Update(client, 0, 10, 1, 1, LocalResult(torch.full((3,), 1.0 + client), 0.5)) for client in range(3)]
-    assert liars.spoiled(updates, version=4) == updates
-    spoiled = liars.spoiled(updates, version=5)
+    early, updates = (updates_of(version) for version in (4, 5))
+    lying = Lying(Liars(frozenset({1}), since=5), SignFlip(), seed=1)
+    assert lying(early) == early
+    spoiled = lying(updates)
     assert [update.delta.tolist() for update in spoiled] == [[1.0] * 3, [-2.0] * 3, [3.0] * 3]
     assert [update.client for update in spoiled] == [0, 1, 2]
-    alone = [updates[1]]
-    assert liars.spoiled(alone, version=9) == alone, "nobody to hide among"
+    assert lying(updates[1:2])[0].delta.tolist() == [-2.0] * 3
+    hiding = Lying(Liars(frozenset({1})), ALittleIsEnough(), seed=1)
+    assert hiding(updates[1:2]) == updates[1:2], "nobody to hide among"
+
+
+def updates_of(version: int) -> list[Update]:
+    numbers = [LocalResult(torch.full((3,), 1.0 + client), 0.5) for client in range(3)]
+    return [Update(client, version, 10, 1, 1, each) for client, each in enumerate(numbers)]
+
+
+def test_a_jury_counts_who_is_heard() -> None:
+    """By hand: one of two honest updates is refused; a lie that is not finite, or counts nothing, is not heard."""
+    jury = Jury(Liars(frozenset({1})), tallies := {})
+    assert tallies == {"false_positives": 0.0, "lies_heard": 0.0}
+    updates = updates_of(0)
+    jury(updates, updates, torch.tensor([0.9, 0.1, 0.0]))
+    assert tallies == {"false_positives": 0.5, "lies_heard": 0.0}
+    jury(updates, updates, None)
+    assert tallies == {"false_positives": 0.25, "lies_heard": 0.5}
+    jury(updates, [updates[0], updates[2]], torch.tensor([0.5, 0.5]))
+    assert tallies == {"false_positives": pytest.approx(1 / 6), "lies_heard": pytest.approx(1 / 3)}
 
 
 DIGITS = {
@@ -107,7 +152,7 @@ def test_no_liars_no_lies(name) -> None:
 
 def test_defences_bear_what_the_mean_does_not() -> None:
     def accuracy(name: str | None, **defence) -> float:
-        return run(name, aggregator={"fedavg": {"cohort": "all", **defence}}).progress.rows[-1]["accuracy"]
+        return run(name, **defence).progress.rows[-1]["accuracy"]
 
     clean = accuracy(None)
     assert accuracy("gaussian") < clean - 0.3
@@ -121,7 +166,11 @@ def test_defences_bear_what_the_mean_does_not() -> None:
     [({"adversaries": {"lie": "sign_flop", "share": 0.1}}, "did you mean sign_flip"),
      ({"adversaries": {"lie": "alie", "share": 1.5}}, "adversaries.share"),
      ({"adversaries": {"lie": "alie", "share": 0.1}, "aggregator": None, "peers": "dpsgd", "network": "ring"},
-      "adversaries: peers send whole models"),
+      "adversaries.lie: only peers that send each other models alone can lie"),
+     ({"adversaries": {"lie": "alie", "share": 0.1}, "aggregator": None, "peers": "gossip", "network": "ring"},
+      "adversaries.lie: peers do not know what honest ones say"),
+     ({"adversaries": {"timing": "linger", "share": 0.1}, "aggregator": None, "peers": "gossip", "network": "ring"},
+      "adversaries.timing: peers wait for whom they hear"),
      ({"adversaries": {"lie": "alie", "share": 0.1}, "wire": {"secure": {"bound": 1}},
        "aggregator": {"fedavg": {"cohort": 5, "weights": "uniform"}}}, "nobody can see what liars send")],
 )  # fmt: skip

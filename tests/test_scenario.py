@@ -221,12 +221,57 @@ def test_a_fault_in_an_arm_is_found_there(tmp_path) -> None:
         read(path)
 
 
+GRID = """compare:
+  timing:
+    sync: {aggregator: fedavg}
+    buffer:
+      aggregator: {fedbuff: {goal: 3}}
+  local:
+    short:
+    long: {local: {steps: 9}}
+  seed: [4, 5]
+"""
+
+
+def first(axis: list | dict) -> dict:
+    """The first change of an axis that is no plain list."""
+    return {} if isinstance(axis, list) else next(iter(axis.values())) or {}
+
+
+def test_axes_make_a_grid(tmp_path) -> None:
+    (path := tmp_path / "x.yaml").write_text(SMALL + GRID)
+    arms = read(path)
+    assert [arm.label for arm in arms][:3] == ["sync-short-4", "sync-short-5", "sync-long-4"]
+    assert len(arms) == len({arm.digest for arm in arms}) == 8
+    last = arms[-1]
+    assert last.coordinates == {"timing": "buffer", "local": "long", "seed": "5"}
+    assert (last.keys.seed, last.keys.local.steps, last.keys.aggregator.arguments.goal) == (5, 9, 3)
+    assert read(path, ["local.batch=5"])[-1].keys.local.batch == 5
+    with pytest.raises(ScenarioError, match=r"has its own seed; override compare\.seed"):
+        read(path, ["seed=7"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [("steps: 9", "stepz: 9", r"x.yaml:17: local.stepz: .* did you mean steps"),
+     ("goal: 3", "gaol: 3", r"x.yaml:14: aggregator.fedbuff.gaol: .* did you mean goal"),
+     ("[4, 5]", "[four, 5]", r"x.yaml:18: seed: .*four"),
+     ("[4, 5]", "[]", "x.yaml:18: compare.seed: expected a list of changes"),
+     ("{aggregator: fedavg}", "fedavg", "x.yaml:11: compare.timing: expected a list of changes")],
+)  # fmt: skip
+def test_a_fault_in_a_grid_is_found_there(tmp_path, old, new, said) -> None:
+    (path := tmp_path / "x.yaml").write_text(SMALL + GRID.replace(old, new))
+    with pytest.raises(ScenarioError, match=said):
+        read(path)
+
+
 def test_the_json_schema_accepts_what_is_shipped_and_refuses_a_typo() -> None:
     validator = jsonschema.Draft202012Validator(json.loads(json.dumps(json_schema())))
     for text in (SMALL, *(path.read_text() for path in SHIPPED)):
         data = YamlFile(text, "x").data
-        if "compare" in data:
-            data |= data["compare"][0]
+        compared = data.get("compare", [])
+        for change in compared[:1] if isinstance(compared, list) else map(first, compared.values()):
+            data |= change
         assert not list(validator.iter_errors(data))
         assert list(validator.iter_errors(data | {"fleeet": 1}))
         assert list(validator.iter_errors(data | {"model": "mpl"}))

@@ -21,6 +21,7 @@ from fedsim.roster import Census, Roster
 from fedsim.selection import Select, Uniform
 from fedsim.server import ServerSimulation
 from fedsim.simulation import Simulation
+from fedsim.stalling import Stalling
 from fedsim.trace import COLUMNS, Trace
 from fedsim.units import SECOND
 from fedsim.work import LocalResult, LocalTask
@@ -72,6 +73,7 @@ def simulation(
     failures: Failures | None = None,
     links: Conditions | None = None,
     every: int = 10 * SECOND,
+    stalling: Stalling | None = None,
 ) -> ServerSimulation:
     """Ready to run; each client sees one example in one step, so its device's seconds are its round's."""
     fleet = fleet if isinstance(fleet, Fleet) else Fleet(list(fleet))
@@ -92,5 +94,5 @@ def simulation(
         "inline": lambda: Inline(train),
         "stacked": lambda: Stacked(train, worth=64, row_bytes=4 * SIZE, synchronous=aggregator.synchronous),
     }
-    world = Simulation(fleet, graph, executors[executor](), Recording())
+    world = Simulation(fleet, graph, executors[executor](), Recording(), stalling=stalling)
     return ServerSimulation(world, aggregator, work, Progress(until, every))

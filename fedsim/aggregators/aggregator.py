@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fedsim.defences.defence import Defence, Sender
 from fedsim.drift import Drift
 from fedsim.roster import Census, Roster
 from fedsim.work import Update
@@ -23,8 +24,9 @@ Count = Annotated[int, Field(ge=1)]
 Many = Count | Literal["all"]
 Rate = Annotated[float, Field(gt=0)]
 Fault = Literal["unasked", "misshapen", "infinite"]
-Spoil = Callable[[Sequence[Update], int], Sequence[Update]]
-"""Of updates, and the version that the step starts from."""
+Spoil = Callable[[Sequence[Update]], Sequence[Update]]
+Jury = Callable[[Sequence[Update], Sequence[Update], "Tensor | None"], None]
+"""Of the updates of a step, those of them that are sound, and how much each of these counted; None: as always."""
 Shield = Callable[[Tensor, Sequence[Update], int], Tensor]
 """Of a direction, the updates that it comes from, and the version that it starts from."""
 
@@ -65,6 +67,12 @@ class Aggregator(ABC):
     """What becomes of the updates of a step before they are looked at: some of them may be lies."""
     shield: Shield | None = field(default=None, init=False, repr=False)
     """What becomes of a direction before the model moves along it: noise."""
+    defence: Defence | None = field(default=None, init=False)
+    """Combines updates where they are to count alike; None: their mean."""
+    jury: Jury | None = field(default=None, init=False, repr=False)
+    """Told what became of a step's updates."""
+    counted: Tensor | None = field(default=None, init=False, repr=False)
+    """How much each of the last step's sound updates counted, (m,), where a defence said so."""
 
     synchronous: ClassVar[bool] = False
     """Whether updates that come too late are thrown away."""
@@ -100,6 +108,34 @@ class Aggregator(ABC):
     def expected(self) -> float | None:
         """How many updates a step counts on average, each for as much as any other; None: that is not so."""
         return None
+
+    @property
+    def asked(self) -> int | None:
+        """On how many updates it steps; None: that depends."""
+        return None
+
+    @property
+    def defensible(self) -> bool:
+        """Whether a defence can combine its updates."""
+        return False
+
+    def defend(self, defence: Defence) -> None:
+        """Let a defence combine the updates from now on. ValueError if it cannot."""
+        if not self.defensible:
+            raise ValueError(f"{type(self).__name__} does not take the mean of alike updates, so nothing can stand in")
+        if not defence.central:
+            raise ValueError("this one clips around a peer's own model, and a server has none")
+        if self.asked is not None and self.asked < defence.least:
+            raise ValueError(f"needs {defence.least} updates a step, but {self.asked} are asked for")
+        self.defence = defence
+
+    def defended(self, defence: Defence, updates: Sequence[Update], weights: Sequence[float] | None = None) -> Tensor:
+        """What a defence makes of the updates, (P,), each multiplied by its weight."""
+        weights = weights or [1.0] * len(updates)
+        rows = [weight * update.delta for update, weight in zip(updates, weights, strict=True)]
+        senders = [Sender(each.client, each.version, weight) for each, weight in zip(updates, weights, strict=True)]
+        vector, self.counted = defence.combine(rows, senders)
+        return vector
 
     @property
     def census(self) -> Census:
@@ -143,12 +179,14 @@ class Aggregator(ABC):
     def step(self, updates: Iterable[Update]) -> None:
         """Take a server step on these updates; none is taken if not one of them is sound."""
         ordered = in_client_order(updates)
-        told = self.spoil(ordered, self.version) if self.spoil else ordered
+        told = self.spoil(ordered) if self.spoil else ordered
         sound = [update for update in told if self.is_sound(update)]
         if sound:
             direction = self.direction(sound)
             self.move(self.shield(direction, sound, self.version) if self.shield else direction)
             self.version += 1
+            if self.jury:
+                self.jury(told, sound, self.counted)
 
     def is_sound(self, update: Update) -> bool:
         """Whether its numbers can be used; else it is refused. Reading them may train."""

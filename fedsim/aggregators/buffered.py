@@ -23,7 +23,12 @@ class Buffered(Aggregator, ABC):
     buffer: list[Update] = field(default_factory=list, init=False)
 
     @property
-    def expected(self) -> float:
+    def expected(self) -> float | None:
+        """The goal, unless somebody is kept out of it."""
+        return self.goal if self.defence is None else None
+
+    @property
+    def asked(self) -> int:
         """The goal."""
         return self.goal
 

@@ -8,7 +8,6 @@ from typing import Literal
 from torch import Tensor
 
 from fedsim.aggregators.rounds import Rounds
-from fedsim.defences import Defence
 from fedsim.vector import weighted_sum
 from fedsim.work import Update
 
@@ -22,14 +21,11 @@ class FedAvg(Rounds):
 
     weights: Literal["examples", "uniform", "expected"] = "examples"
     """`uniform`: over how many are heard; `expected`: over how many are heard on average, as privacy asks for."""
-    defence: Defence | None = None
-    """Combines updates in place of the mean, each for as much as any other; None: the mean."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        asked = self.goal or (None if self.cohort == "all" else self.cohort)
-        if self.defence is not None and asked is not None and asked < self.defence.least:
-            raise ValueError(f"defence: needs {self.defence.least} updates a round, but {asked} are asked for")
+    @property
+    def defensible(self) -> bool:
+        """In place of the mean; then each counts for as much as any other, whatever the weights."""
+        return True
 
     @property
     def linear(self) -> bool:
@@ -48,10 +44,10 @@ class FedAvg(Rounds):
 
     def direction(self, updates: list[Update]) -> Tensor:
         """Their mean."""
-        deltas = [update.delta for update in updates]
         if self.defence is not None:
-            return self.defence.combine(deltas)
-        return weighted_sum(deltas, shares(updates) if self.weights == "examples" else self.equal(len(updates)))
+            return self.defended(self.defence, updates)
+        weights = shares(updates) if self.weights == "examples" else self.equal(len(updates))
+        return weighted_sum([update.delta for update in updates], weights)
 
     def equal(self, heard: int) -> list[float]:
         """The same weight for each of those heard. ValueError if nobody knows how many to expect."""

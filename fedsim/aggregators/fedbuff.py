@@ -29,9 +29,17 @@ class FedBuff(Buffered):
     importance: Importance = "examples"
     gaps: Gaps = field(default_factory=Gaps, init=False)
 
+    @property
+    def defensible(self) -> bool:
+        """Of discounted updates, where they count alike but for that."""
+        return self.weights == "identical"
+
     def direction(self, updates: list[Update]) -> Tensor:
         """Their weighted sum."""
-        weights = [self.discount(self.version - update.version) * self.weight(update) for update in updates]
+        discounts = [self.discount(self.version - update.version) for update in updates]
+        if self.defence is not None:
+            return self.defended(self.defence, updates, discounts)
+        weights = [discount * self.weight(update) for discount, update in zip(discounts, updates, strict=True)]
         return weighted_sum([update.delta for update in updates], weights)
 
     def weight(self, update: Update) -> float:

@@ -41,6 +41,11 @@ class Rounds(Aggregator, ABC):
             if least > self.cohort:
                 raise ValueError(f"{name} is {least}, but only {self.cohort} clients (cohort) are started in a round")
 
+    @property
+    def asked(self) -> int | None:
+        """The goal, or the cohort."""
+        return self.goal or (None if self.cohort == "all" else self.cohort)
+
     def leave(self, clients: Iterable[int]) -> list[int]:
         """A round that waits for nobody any more is over."""
         clients = set(clients)

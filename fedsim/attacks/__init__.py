@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedsim.attacks.leakage import DLG, IDLG, Attack, InvertingGradients
 from fedsim.attacks.lies import LIES
+from fedsim.attacks.poisons import POISONS
 
 ATTACKS: dict[str, type[Attack]] = {
     "dlg": DLG,
@@ -11,4 +12,4 @@ ATTACKS: dict[str, type[Attack]] = {
     "inverting_gradients": InvertingGradients,
 }
 
-__all__ = ["ATTACKS", "LIES"]
+__all__ = ["ATTACKS", "LIES", "POISONS"]

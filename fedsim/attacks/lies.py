@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Annotated
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from pydantic import Field
@@ -18,12 +18,24 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
+class Known(NamedTuple):
+    """What liars know of a step, float64."""
+
+    honest: Tensor
+    """All honest changes, (m, P)."""
+    liars: Tensor
+    """Their own, as they would be if they were honest, (l, P)."""
+
+
 class Lie(ABC):
     """Of one liar among several. The worst of them know all honest changes of a step, and conspire."""
 
+    alone: ClassVar[bool] = True
+    """Whether it can be told without any honest change."""
+
     @abstractmethod
-    def told(self, own: Tensor, honest: Tensor, liars: int, draw: Generator) -> Tensor:
-        """In place of its `own` change (P,); `honest` are all others' (m, P), at least one; all float64."""
+    def told(self, own: Tensor, known: Known, version: int, draw: Generator) -> Tensor:
+        """In place of its `own` change (P,), which started from this version."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,7 @@ class SignFlip(Lie):
 
     scale: NotNegative = 1.0
 
-    def told(self, own: Tensor, honest: Tensor, liars: int, draw: Generator) -> Tensor:
+    def told(self, own: Tensor, known: Known, version: int, draw: Generator) -> Tensor:
         """See `Lie`."""
         return -self.scale * own
 
@@ -43,31 +55,64 @@ class Scaled(Lie):
 
     factor: Finite = 10.0
 
-    def told(self, own: Tensor, honest: Tensor, liars: int, draw: Generator) -> Tensor:
+    def told(self, own: Tensor, known: Known, version: int, draw: Generator) -> Tensor:
         """See `Lie`."""
         return self.factor * own
 
 
 @dataclass(frozen=True)
 class Gaussian(Lie):
-    """Noise in place of its change: of a free rider that does not train, or as a nuisance."""
+    """Noise in place of its change."""
 
     sigma: NotNegative
 
-    def told(self, own: Tensor, honest: Tensor, liars: int, draw: Generator) -> Tensor:
+    def told(self, own: Tensor, known: Known, version: int, draw: Generator) -> Tensor:
         """See `Lie`."""
         return self.sigma * torch.randn(own.shape, generator=draw, dtype=own.dtype)
+
+
+@dataclass(frozen=True)
+class FreeRider(Lie):
+    """Nothing, as if it had trained: the model comes back as it was, but for noise that fades, sigma t^-decay.
+
+    Fraboni, Vidal and Lorenzi, Free-rider Attacks on Model Aggregation (AISTATS 2021): plain, or disguised by noise.
+    Not to train takes no time: see the timing `pace`.
+    """
+
+    sigma: NotNegative = 0.0
+    decay: NotNegative = 1.0
+
+    def told(self, own: Tensor, known: Known, version: int, draw: Generator) -> Tensor:
+        """See `Lie`."""
+        return self.sigma * (version + 1) ** -self.decay * torch.randn(own.shape, generator=draw, dtype=own.dtype)
+
+
+@dataclass(frozen=True)
+class Sybils(Lie):
+    """The mean of what all liars have learned, from each of them: they are one adversary under many names.
+
+    With `jitter`, noise of so many times its length sets them apart; Fung et al. (RAID 2020) try such sybils too.
+    """
+
+    jitter: NotNegative = 0.0
+
+    def told(self, own: Tensor, known: Known, version: int, draw: Generator) -> Tensor:
+        """See `Lie`."""
+        common = known.liars.mean(dim=0)
+        noise = torch.randn(own.shape, generator=draw, dtype=own.dtype)
+        return common + self.jitter * common.norm() * noise / noise.norm().clamp_min(1e-300)
 
 
 @dataclass(frozen=True)
 class InnerProduct(Lie):
     """The opposite of the honest mean, times `scale`: Xie, Koyejo and Gupta, Fall of Empires (UAI 2019)."""
 
+    alone: ClassVar[bool] = False
     scale: NotNegative = 0.5
 
-    def told(self, own: Tensor, honest: Tensor, liars: int, draw: Generator) -> Tensor:
+    def told(self, own: Tensor, known: Known, version: int, draw: Generator) -> Tensor:
         """See `Lie`."""
-        return -self.scale * honest.mean(dim=0)
+        return -self.scale * known.honest.mean(dim=0)
 
 
 @dataclass(frozen=True)
@@ -78,12 +123,13 @@ class ALittleIsEnough(Lie):
     majority with the liars: the normal quantile of (m - s) / m, s = floor(n / 2 + 1) - liars, n = m + liars.
     """
 
+    alone: ClassVar[bool] = False
     z: NotNegative | None = None
 
-    def told(self, own: Tensor, honest: Tensor, liars: int, draw: Generator) -> Tensor:
+    def told(self, own: Tensor, known: Known, version: int, draw: Generator) -> Tensor:
         """See `Lie`."""
-        z = self.deviations(len(honest), liars) if self.z is None else self.z
-        return honest.mean(dim=0) - z * honest.std(dim=0, correction=0)
+        z = self.deviations(len(known.honest), len(known.liars)) if self.z is None else self.z
+        return known.honest.mean(dim=0) - z * known.honest.std(dim=0, correction=0)
 
     def deviations(self, honest: int, liars: int) -> float:
         """The z that is chosen; 0 where the quantile is below a half or there is none."""
@@ -99,9 +145,11 @@ class MinMax(Lie):
     Shejwalkar and Houmansadr, Manipulating the Byzantine (NDSS 2021).
     """
 
-    def told(self, own: Tensor, honest: Tensor, liars: int, draw: Generator) -> Tensor:
+    alone: ClassVar[bool] = False
+
+    def told(self, own: Tensor, known: Known, version: int, draw: Generator) -> Tensor:
         """See `Lie`."""
-        most = distances(honest).max()
+        honest, most = known.honest, distances(known.honest).max()
         return farthest(honest, lambda lie: bool((honest - lie).square().sum(1).max() <= most))
 
 
@@ -109,9 +157,11 @@ class MinMax(Lie):
 class MinSum(Lie):
     """The same, but that its squared distances sum to no more than any honest one's; as there."""
 
-    def told(self, own: Tensor, honest: Tensor, liars: int, draw: Generator) -> Tensor:
+    alone: ClassVar[bool] = False
+
+    def told(self, own: Tensor, known: Known, version: int, draw: Generator) -> Tensor:
         """See `Lie`."""
-        most = distances(honest).sum(dim=1).max()
+        honest, most = known.honest, distances(known.honest).sum(dim=1).max()
         return farthest(honest, lambda lie: bool((honest - lie).square().sum() <= most))
 
 
@@ -131,6 +181,8 @@ LIES: dict[str, Callable[..., Lie]] = {
     "sign_flip": SignFlip,
     "scaled": Scaled,
     "gaussian": Gaussian,
+    "free_rider": FreeRider,
+    "sybils": Sybils,
     "inner_product": InnerProduct,
     "alie": ALittleIsEnough,
     "min_max": MinMax,

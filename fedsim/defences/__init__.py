@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fedsim.defences.before import Bucketing, NearestNeighbourMixing
-from fedsim.defences.centres import CentredClipping, GeometricMedian, NormBound
+from fedsim.defences.centres import CentredClipping, GeometricMedian, NormBound, SelfCentredClipping
 from fedsim.defences.coordinates import Median, TrimmedMean
 from fedsim.defences.defence import Defence
 from fedsim.defences.krum import Bulyan, Krum
+from fedsim.defences.remembering import AsyncFilter, FoolsGold
 
 RULES: dict[str, Callable[..., Defence]] = {
     "median": Median,
@@ -23,6 +24,9 @@ DEFENCES: dict[str, Callable[..., Defence]] = {
     **RULES,
     "nearest_neighbour_mixing": NearestNeighbourMixing,
     "bucketing": Bucketing,
+    "self_centred_clipping": SelfCentredClipping,
+    "foolsgold": FoolsGold,
+    "async_filter": AsyncFilter,
 }
 
 __all__ = ["DEFENCES", "RULES", "Defence"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedsim.defences.defence import Count, Defence, Some, distances
+from fedsim.defences.defence import Combined, Count, Defence, Some, distances
 from fedsim.rng import stream
 
 
@@ -23,10 +23,13 @@ class NearestNeighbourMixing(Defence):
         """As the other one's."""
         return max(2 * self.liars + 1, self.rule.least)
 
-    def middle(self, rows: Tensor) -> Tensor:
+    def middle(self, rows: Tensor) -> Combined:
         """See `Defence`."""
-        nearest = distances(rows).argsort(dim=1, stable=True)[:, : max(1, len(rows) - self.liars)]
-        return self.rule.middle(rows[nearest.sort(dim=1).values].mean(dim=1))
+        count = max(1, len(rows) - self.liars)
+        nearest = distances(rows).argsort(dim=1, stable=True)[:, :count].sort(dim=1).values
+        vector, mixed = self.rule.middle(rows[nearest].mean(dim=1))
+        shares = torch.zeros_like(mixed).index_add(0, nearest.flatten(), mixed.repeat_interleave(count) / count)
+        return Combined(vector, shares)
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,13 @@ class Bucketing(Defence):
         """So many that there are enough buckets."""
         return self.size * (self.rule.least - 1) + 1
 
-    def middle(self, rows: Tensor) -> Tensor:
+    def middle(self, rows: Tensor) -> Combined:
         """See `Defence`."""
         order = sorted(range(len(rows)), key=lambda row: rows[row].tolist())
         places = stream(self.seed, "buckets", len(rows)).permutation(len(rows))
-        mixed = rows[[order[place] for place in places]]
-        return self.rule.middle(torch.stack([part.mean(dim=0) for part in mixed.split(self.size)]))
+        buckets = torch.tensor([order[place] for place in places]).split(self.size)
+        vector, mixed = self.rule.middle(torch.stack([rows[bucket].mean(dim=0) for bucket in buckets]))
+        shares = torch.zeros(len(rows), dtype=rows.dtype)
+        for bucket, share in zip(buckets, mixed, strict=True):
+            shares[bucket] = share / len(bucket)
+        return Combined(vector, shares)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from fedsim.defences.defence import Defence, Some
+from fedsim.defences.defence import Combined, Defence, Some, by_coordinates
 
 
 @dataclass(frozen=True)
@@ -16,10 +15,9 @@ class Median(Defence):
 
     liars: Some = 0
 
-    def middle(self, rows: Tensor) -> Tensor:
+    def middle(self, rows: Tensor) -> Combined:
         """See `Defence`."""
-        ordered, half = rows.sort(dim=0).values, len(rows) // 2
-        return ordered[half] if len(rows) % 2 else (ordered[half - 1] + ordered[half]) / 2
+        return by_coordinates(rows, rows.argsort(dim=0, stable=True)[(len(rows) - 1) // 2 : len(rows) // 2 + 1])
 
 
 @dataclass(frozen=True)
@@ -28,14 +26,13 @@ class TrimmedMean(Defence):
 
     liars: Some
 
-    def middle(self, rows: Tensor) -> Tensor:
+    def middle(self, rows: Tensor) -> Combined:
         """See `Defence`."""
         trimmed = min(self.liars, (len(rows) - 1) // 2)
-        return rows.sort(dim=0).values[trimmed : len(rows) - trimmed].mean(dim=0)
+        return by_coordinates(rows, rows.argsort(dim=0, stable=True)[trimmed : len(rows) - trimmed])
 
 
-def nearest_mean(rows: Tensor, count: int) -> Tensor:
+def nearest_mean(rows: Tensor, count: int) -> Combined:
     """Of every coordinate the mean of those `count` values that lie nearest to its median."""
-    centre = Median().middle(rows)
-    places = (rows - centre).abs().argsort(dim=0, stable=True)[:count]
-    return torch.gather(rows, 0, places).mean(dim=0)
+    centre = Median().middle(rows).vector
+    return by_coordinates(rows, (rows - centre).abs().argsort(dim=0, stable=True)[:count])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedsim.defences.coordinates import nearest_mean
-from fedsim.defences.defence import Count, Defence, Some, distances, ranked
+from fedsim.defences.defence import Combined, Count, Defence, Some, chosen, distances, ranked
 
 
 def scores(apart: Tensor, liars: int) -> Tensor:
@@ -32,10 +32,9 @@ class Krum(Defence):
         """2 liars + 3, as the paper proves; and those that are kept must be among honest ones."""
         return max(2 * self.liars + 3, self.keep + self.liars)
 
-    def middle(self, rows: Tensor) -> Tensor:
+    def middle(self, rows: Tensor) -> Combined:
         """See `Defence`."""
-        chosen = ranked(scores(distances(rows), self.liars), rows)[: self.keep]
-        return rows[sorted(chosen)].mean(dim=0)
+        return chosen(rows, ranked(scores(distances(rows), self.liars), rows)[: self.keep])
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,15 @@ class Bulyan(Defence):
         """4 liars + 3."""
         return 4 * self.liars + 3
 
-    def middle(self, rows: Tensor) -> Tensor:
+    def middle(self, rows: Tensor) -> Combined:
         """See `Defence`."""
         apart, left = distances(rows), list(range(len(rows)))
-        chosen: list[int] = []
-        while len(chosen) < max(1, len(rows) - 2 * self.liars):
+        picked: list[int] = []
+        while len(picked) < max(1, len(rows) - 2 * self.liars):
             among = scores(apart[left][:, left], self.liars) if len(left) > 1 else torch.zeros(1)
-            chosen.append(left.pop(ranked(among, rows[left])[0]))
-        return nearest_mean(rows[sorted(chosen)], max(1, len(chosen) - 2 * self.liars))
+            picked.append(left.pop(ranked(among, rows[left])[0]))
+        picked.sort()
+        vector, counted = nearest_mean(rows[picked], max(1, len(picked) - 2 * self.liars))
+        shares = torch.zeros(len(rows), dtype=rows.dtype)
+        shares[picked] = counted
+        return Combined(vector, shares)

@@ -57,6 +57,10 @@ class Exchange:
         """What the matrix makes of all that was told in this round, one result for each part."""
         row = self.at(round)[0][node.name]
         heard = yield from node.hear(row.keys() | {node.name}, (subject, round))
+        if node.defence is not None:
+            others = [peer for peer in sorted(row) if peer != node.name]
+            parts = zip(heard[node.name], *(heard[peer] for peer in others), strict=True)
+            return [node.defence.around(own, part, [row[peer] for peer in others]) for own, *part in parts]
         parts = zip(*(heard[peer] for peer in sorted(row)), strict=True)
         return [weighted_sum(part, [row[peer] for peer in sorted(row)]) for part in parts]
 

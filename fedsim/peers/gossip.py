@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -28,6 +28,8 @@ class Gossip(Mixes):
 
     merge: Any = Never()
     collective: Any = Ring()
+    exchanges_models: ClassVar[bool] = True
+    """Whether all that it sends are models, so that peers can lie about them, and be defended against that."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,7 +39,7 @@ class Gossip(Mixes):
         """One peer."""
         for round in node.rounds():
             pending = yield from node.train()
-            half = node.params + pending.result().delta
+            half = node.said(node, node.params + pending.result().delta)
             if self.merge.dense(round):
                 node.params = yield from self.collective.mean(node, round, half)
             else:

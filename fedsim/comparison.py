@@ -1,0 +1,135 @@
+"""Several runs of one file: changes to what they share, as a list, or as axes of a grid of all combinations."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from fedsim.errors import ScenarioError
+from fedsim.schema import Path
+from fedsim.yamlfile import YamlFile
+
+SHAPE = "expected a list of changes to this scenario, or axes: {axis: {name: change, ...}, seed: [0, 1]}"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One run of a comparison."""
+
+    label: str
+    data: Mapping[str, Any]
+    """The whole scenario, changed."""
+    said: Sequence[Path]
+    """Where in the file its changes stand, the last word first."""
+    coordinates: Mapping[str, str] = field(default_factory=dict)
+    """What it is on each axis, where the comparison is a grid."""
+
+    def place(self, document: YamlFile, path: Path) -> str:
+        """Where a value was said: in a change, or else in what all share."""
+        for change in self.said:
+            if document.depth((*change, *path)) - len(change) >= max(1, document.depth(path)):
+                return document.place((*change, *path))
+        return document.place(path)
+
+
+def variants(document: YamlFile, compared: Any, families: Collection[str]) -> list[Variant]:
+    """All runs of a file whose key `compare` says this; in `families` another choice replaces the former one.
+
+    Raises:
+        ScenarioError: if it is neither a list of changes nor axes of them, or an override changes nothing.
+    """
+    base = document.data
+    if isinstance(compared, Mapping):
+        found = list(_grid(document, compared, families))
+    elif isinstance(compared, list) and all(isinstance(change, Mapping) for change in compared):
+        labels = zip(_labels(compared, families), compared, strict=True)
+        found = [Variant(label, merge(base, change, families), [("compare", number)])
+                 for number, (label, change) in enumerate(labels)]  # fmt: skip
+    else:
+        found = []
+    if not found:
+        raise ScenarioError(f"{document.place(['compare'])}: compare: {SHAPE}")
+    _refuse_idle_overrides(document, found)
+    return found
+
+
+def _grid(document: YamlFile, axes: Mapping[str, Any], families: Collection[str]) -> Iterator[Variant]:
+    named = {str(axis): _values(document, str(axis), values) for axis, values in axes.items()}
+    for names in product(*named.values()):
+        data, said = document.data, list[Path]()
+        for axis, name in zip(named, names, strict=True):
+            data = merge(data, named[axis][name], families)
+            said = [*said, ("compare",)] if isinstance(axes[axis], list) else [("compare", axis, name), *said]
+        yield Variant("-".join(names), data, said, dict(zip(named, names, strict=True)))
+
+
+def _values(document: YamlFile, axis: str, values: Any) -> dict[str, Mapping[str, Any]]:
+    """The changes of an axis by name; a list of plain values stands for the key that the axis is called after."""
+    if isinstance(values, list) and values and not any(isinstance(value, Mapping | list) for value in values):
+        return {str(value): {axis: value} for value in values}
+    if isinstance(values, Mapping) and values and all(change is None or isinstance(change, Mapping)
+                                                      for change in values.values()):  # fmt: skip
+        return {str(name): change or {} for name, change in values.items()}
+    raise ScenarioError(f"{document.place(['compare', axis])}: compare.{axis}: {SHAPE}")
+
+
+def merge(base: Mapping[str, Any], change: Mapping[str, Any], families: Collection[str]) -> dict[str, Any]:
+    """`base` with `change` in it; another choice from a family replaces the former one."""
+    merged = dict(base)
+    for key, new in change.items():
+        old = base.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping) and (key not in families or old.keys() == new.keys()):
+            new = merge(old, new, families)
+        merged[key] = new
+    return merged
+
+
+def _refuse_idle_overrides(document: YamlFile, found: Sequence[Variant]) -> None:
+    """An override of what every run says anew would change nothing, and nobody would notice."""
+    for path, said in document.overrides.items():
+        wanted = _at(document.data, path)
+        if path[0] != "compare" and all(_at(variant.data, path) != wanted for variant in found):
+            place = ".".join(map(str, (*found[0].said[0], *path)))
+            raise ScenarioError(f"{said}: every run that is compared has its own {path[0]}; override {place}")
+
+
+def _at(data: Any, path: Path) -> Any:
+    for step in path:
+        data = data.get(step) if isinstance(data, Mapping) else None
+    return data
+
+
+def _labels(changes: Sequence[Mapping[str, Any]], families: Collection[str]) -> list[str]:
+    """Short names that tell the changes apart: what is chosen if that is enough, else everything that is said.
+
+    What all of them say does not tell them apart.
+    """
+    chosen = [_chosen(change, families) for change in changes]
+    both = [words + _nested(change, families) for words, change in zip(chosen, changes, strict=True)]
+    everything = [_said(change) for change in changes]
+    alike = len({tuple(words) for words in chosen}) == 1
+    for said in (chosen, everything if alike else both, everything):
+        shared = set.intersection(*map(set, said)) if said else set()
+        labels = ["-".join(word for word in own if word not in shared) or "-".join(own) for own in said]
+        if len(set(labels)) == len(labels) and all(labels):
+            return labels
+    return [f"arm-{number}" for number in range(len(changes))]
+
+
+def _chosen(change: Mapping[str, Any], families: Collection[str]) -> list[str]:
+    new = [one or {} for key, one in change.items() if key in families]
+    chosen = [one if isinstance(one, str) else next(iter(one), "") for one in new]
+    return [str(name).rpartition(":")[2] for name in chosen]
+
+
+def _nested(change: Mapping[str, Any], families: Collection[str]) -> list[str]:
+    nested = [_said(new) for key, new in change.items() if key in families and isinstance(new, Mapping)]
+    return [word for words in nested for word in words]
+
+
+def _said(change: Any, path: str = "") -> list[str]:
+    if not isinstance(change, Mapping):
+        return [f"{path}_{change}".replace("/", "_").replace(" ", "")]
+    return [word for key, new in change.items() for word in _said(new, str(key))]
