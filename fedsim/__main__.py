@@ -21,6 +21,9 @@ app.add_typer(tune, name="tune")
 ScenarioFile = Annotated[Path, typer.Argument(help="A scenario file (YAML).", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...", help="Changes, as local.steps=5.")]
 DataFolder = Annotated[Path | None, typer.Option("--data", help="A folder to look for data in first.")]
+MANY = 24
+"""More runs than this are no table that anybody reads."""
+
 WaitOut = Literal["pattern", "all"]
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
 
@@ -31,6 +34,7 @@ def run(
     overrides: Overrides = None,
     data: DataFolder = None,
     out: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
+    workers: Annotated[int, typer.Option(help="Runs of a comparison at a time.", min=1)] = 1,
     as_json: Json = False,
 ) -> None:
     """Run a scenario: print what it took and write a run folder."""
@@ -41,14 +45,16 @@ def run(
     changes = overrides or []
     arms = len(read(scenario, changes))
     with ProgressBar(Console(stderr=True), arms) as bar:
-        result = conduct.run(scenario, *changes, data=data, out=out, watch=bar.watch)
+        result = conduct.run(scenario, *changes, data=data, out=out, workers=workers, watch=bar.watch,
+                             finished=bar.finished)  # fmt: skip
     if as_json:
         last = {arm.label: arm.metrics.iloc[-1].to_dict() for arm in result.arms}
         typer.echo(json.dumps({"path": str(result.path), "runs": last}))
         return
     console = Console()
-    console.print(table(result.arms))
-    for line in verdict(result.arms) + copies(result.arms) + epsilons(result.arms):
+    many = len(result.arms) > MANY
+    console.print(f"{len(result.arms)} runs" if many else table(result.arms))
+    for line in [] if many else verdict(result.arms) + copies(result.arms) + epsilons(result.arms):
         console.print(line, highlight=False)
     console.print(f"run folder: {result.path}", highlight=False, soft_wrap=True)
 
@@ -121,6 +127,29 @@ def draw(
 
     for target in draw_network(run, out, animate):
         typer.echo(f"wrote {target}")
+
+
+@app.command()
+def scorecard(
+    run: Annotated[Path, typer.Argument(help="A run folder of a comparison by axes.", show_default=False)],
+    rows: Annotated[str | None, typer.Option(help="Which axis is down; none: the first.")] = None,
+    columns: Annotated[str | None, typer.Option(help="Which axis is across; none: the next.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to draw it; none: scorecard.png in the run folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Attack by defence by timing: accuracy, attack success, false positives and cost in time, with intervals."""
+    from fedsim.results import load
+    from fedsim.scorecard import Scorecard
+
+    found = load(run)
+    card = Scorecard.of(found, rows, columns)
+    card.draw(out or found.path / "scorecard.png")
+    if as_json:
+        typer.echo(json.dumps(card.json()))
+        return
+    for table in card.tables():
+        Console().print(table)
+    typer.echo(f"wrote {out or found.path / 'scorecard.png'}")
 
 
 @app.command()

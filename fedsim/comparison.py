@@ -91,7 +91,8 @@ def _refuse_idle_overrides(document: YamlFile, found: Sequence[Variant]) -> None
     for path, said in document.overrides.items():
         wanted = _at(document.data, path)
         if path[0] != "compare" and all(_at(variant.data, path) != wanted for variant in found):
-            place = ".".join(map(str, (*found[0].said[0], *path)))
+            own = next(change for change in found[0].said if document.depth((*change, path[0])) > len(change))
+            place = ".".join(map(str, (*own, *path)))
             raise ScenarioError(f"{said}: every run that is compared has its own {path[0]}; override {place}")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -20,6 +22,7 @@ from fedsim.experiment import Experiment, assemble
 from fedsim.picture import draw
 from fedsim.progress import Progress
 from fedsim.results import Run, RunFolder, load
+from fedsim.scenario import Arm
 from fedsim.selection import Uniform
 from fedsim.server import ServerSimulation
 from fedsim.swarm import Swarm
@@ -28,6 +31,8 @@ from fedsim.traffic import Federation, loaded
 from fedsim.vector import mean
 
 Watch = Callable[[Progress, int], None]
+Finished = Callable[[str, int, int], None]
+"""Told a run's label, and how many of how many are done."""
 Federated = ServerSimulation | Swarm | CodedSimulation
 
 
@@ -118,7 +123,9 @@ def run(
     data: Path | str | None = None,
     out: Path | str = "runs",
     picture: bool = True,
+    workers: int = 1,
     watch: Callable[[str, Progress, int], None] = lambda label, progress, now: None,
+    finished: Finished = lambda label, done, total: None,
 ) -> Run:
     """Check a scenario, run it (all its arms, if it compares) and return the run folder, read.
 
@@ -127,16 +134,20 @@ def run(
         overrides: changes such as `local.steps=5`.
         data: where to look for data first.
         out: the folder that run folders are put into, as <stem>/<digest of the resolved scenario>.
-        picture: whether to draw one.
-        watch: told the arm's label, its progress and the virtual time whenever something worth showing has happened.
+        picture: whether to draw one; a grid has none but its scorecard.
+        workers: arms at a time, each in a process of its own if there are several.
+        watch: told the arm's label, its progress and the virtual time whenever something worth showing has happened,
+            unless arms have processes of their own.
+        finished: told an arm's label, and how many of how many are done.
 
     Raises:
         ScenarioError: before anything has run, if the scenario is at fault.
         RunFailed: if a run cannot go on.
     """
     arms = scenario.read(source, overrides)
+    data = None if data is None else Path(data)
     loaded: dict[str, Dataset] = {}
-    experiments = [assemble(arm, None if data is None else Path(data), loaded) for arm in arms]
+    experiments = [assemble(arm, data, loaded) for arm in arms]
     stem = "scenario" if isinstance(source, Mapping) else Path(source).stem
     if len(arms) == 1 and arms[0].label == scenario.SINGLE:
         path = Path(out) / stem / arms[0].digest
@@ -145,12 +156,35 @@ def run(
         path = Path(out) / stem / scenario.digest([arm.resolved for arm in arms])
         folder = RunFolder(path, scenario.folded(arms))
         folder.comparison({arm.label: arm.coordinates for arm in arms})
-        for arm, experiment in zip(arms, experiments, strict=True):
-            conduct(experiment, path / arm.label, lambda progress, now, label=arm.label: watch(label, progress, now))
+        if workers > 1:
+            _side_by_side(arms, data, path, workers, finished)
+        else:
+            for done, experiment in enumerate(experiments, 1):
+                label = experiment.arm.label
+                conduct(experiment, path / label, lambda progress, now, label=label: watch(label, progress, now))
+                finished(label, done, len(arms))
         result = load(path)
-    if picture:
+    if picture and not result.coordinates:
         draw(result.arms, path / "metrics.png", title=stem, note=_provenance(experiments))
     return result
+
+
+def _side_by_side(arms: Sequence[Arm], data: Path | None, path: Path, workers: int, finished: Finished) -> None:
+    """Run arms in processes of their own, one thread each."""
+    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        pending = {pool.submit(_alone, arm.resolved, data, path / arm.label): arm.label for arm in arms}
+        try:
+            for done, future in enumerate(as_completed(pending), 1):
+                future.result()
+                finished(pending[future], done, len(arms))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _alone(resolved: Mapping[str, Any], data: Path | None, path: Path) -> None:
+    [arm] = scenario.read(resolved)
+    conduct(assemble(arm, data), path)
 
 
 def _provenance(experiments: Sequence[Experiment]) -> str:

@@ -69,6 +69,10 @@ class ProgressBar:
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
 
+    def finished(self, label: str, done: int, total: int) -> None:
+        """One of the arms is over."""
+        self.bar.update(self.task, completed=done / total, description=label)
+
     def watch(self, label: str, progress: Progress, now: int) -> None:
         """Show how far it is."""
         if label not in self.labels:

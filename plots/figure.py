@@ -12,10 +12,8 @@ import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from math import sqrt
 from multiprocessing import get_context
 from pathlib import Path
-from statistics import fmean, stdev
 from textwrap import fill
 from typing import TypeVar
 
@@ -28,13 +26,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 import fedsim
+from fedsim.intervals import mean_and_half
 
 K = TypeVar("K", bound=Hashable)
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, which colour-blind readers can tell apart."""
-T_95 = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
-"""Two-sided 95 % quantiles of Student's t by degrees of freedom."""
 
 plt.rcParams.update({
     "figure.dpi": 150, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
@@ -57,8 +54,7 @@ def above(claim: str, values: Sequence[float], least: float) -> Verdict:
     PASS if the whole 95 % confidence interval lies above it, FAIL if the whole interval lies below, else INCONCLUSIVE.
     Without spread (all values equal, or one value) the interval is a point; the verdict says how many values there are.
     """
-    mean = fmean(values)
-    half = T_95[min(9, len(values) - 1)] * stdev(values) / sqrt(len(values)) if len(values) > 1 else 0.0
+    mean, half = mean_and_half(values)
     outcome = "PASS" if mean - half > least else "FAIL" if mean + half < least or not half else "INCONCLUSIVE"
     return Verdict(claim, outcome, f"{mean:.4g} +- {half:.2g} over {len(values)} seeds, bound {least:g}")
 
@@ -98,6 +94,17 @@ class Figure:
                     paths[pending[future]] = future.result()
                     bar.advance(task)
         return {key: fedsim.load(paths[key]) for key in arms}
+
+    def grid(self, scenario: str, *overrides: str) -> fedsim.Run:
+        """Run all combinations of a scenario's axes, side by side; the folder that holds them."""
+        self.console.print(f"[bold]{self.title}[/]\n{self.setting}", highlight=False)
+        with Progress(console=self.console) as bar:
+            task = bar.add_task(scenario, total=None)
+            return fedsim.run(
+                SCENARIOS / scenario, *overrides, data=self.options.data, out=self.options.out / "runs" / self.stem,
+                picture=False, workers=self.options.workers,
+                finished=lambda label, done, total: bar.update(task, completed=done, total=total),
+            )  # fmt: skip
 
     def judge(self, *verdicts: Verdict) -> None:
         """Add verdicts."""
