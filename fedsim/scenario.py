@@ -83,6 +83,7 @@ GIVEN = {
     "peers": ("clients", "seed"),
     "coding": ("workers", "jobs", "seed"),
     "codec": ("layout",),
+    "objective": ("labels",),
     "defence": ("seed",),
     "executor": ("train", "worth", "row_bytes", "synchronous", "nothing"),
 }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise, product
+from itertools import product
 
 import pytest
 import torch
+from networks import B, K, dense, draws, numbers, stacked
 from torch import Tensor, nn
 from torch.func import functional_call
 from worlds import Recording
@@ -16,10 +17,7 @@ from fedsim.gradients.closed_form import ClosedForm
 from fedsim.gradients.single import Single
 from fedsim.gradients.vmapped import Vmapped
 from fedsim.objectives import PGD, Adversarial
-from fedsim.rng import stream
-from fedsim.wire.codec import generator
 
-K, B = 3, 7
 DIGITS = {
     "seed": 3,
     "until": {"versions": 4},
@@ -31,32 +29,6 @@ DIGITS = {
     "evaluate": {"every": "1 h"},
 }
 ATTACK = {"radius": 0.2, "step": 0.05, "steps": 4}
-
-
-def numbers(*shape: int) -> Tensor:
-    return torch.from_numpy(stream(4, "adversarial", shape).standard_normal(shape)).float()
-
-
-def dense(*widths: int) -> nn.Sequential:
-    """With weights that are the same in every run."""
-    layers: list[nn.Module] = [nn.Flatten()]
-    for wide, narrow in pairwise(widths):
-        layers += [nn.Linear(wide, narrow), nn.ReLU()]
-    module, source = nn.Sequential(*layers[:-1]), stream(4, "adversarial", "weights", widths)
-    with torch.no_grad():
-        for part in module.parameters():
-            part.copy_(torch.from_numpy(source.uniform(-1, 1, part.shape) / part.shape[-1] ** 0.5))
-    return module
-
-
-def stacked(module: nn.Module, clients: int = K) -> dict[str, Tensor]:
-    """Each client's own parameters."""
-    return {name: torch.stack([part.detach() * (1 + k / 3) for k in range(clients)])
-            for name, part in module.named_parameters()}  # fmt: skip
-
-
-def draws(clients: int = K, *name: object) -> list[torch.Generator]:
-    return [generator(1, "test", client, *name) for client in range(clients)]
 
 
 def losses(module: nn.Module, params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
