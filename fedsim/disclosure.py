@@ -47,8 +47,8 @@ def _examples(experiment: Experiment, simulation: ServerSimulation) -> dict[str,
     """Of one example, against whoever reads all that its client sends."""
     noise, delta, accountant = experiment.trainer.private, experiment.arm.keys.delta, experiment.arm.keys.accountant
     assert noise is not None
-    if experiment.select(0).reads_numbers:
-        return {"refused": "no epsilon where clients are selected by their losses, which get no noise"}
+    if reads_losses(experiment, simulation):
+        return {"refused": "no epsilon where clients are selected or weighted by their losses, which get no noise"}
     work, batch = experiment.work, experiment.trainer.batch
     most = max(times * releases(work.steps[client], min(batch, work.held[client]) or 1, work.held[client])
                for client, times in simulation.ordinals.items())  # fmt: skip
@@ -93,6 +93,11 @@ def amplifying(sampling: Sampling, facts: Facts, rounds: int, delta: float) -> S
     return Sampling("everybody") if sampling.kind == "poisson" and rounds * empty > NEGLIGIBLE * delta else sampling
 
 
+def reads_losses(experiment: Experiment, simulation: ServerSimulation) -> bool:
+    """Whether the server wants to know them."""
+    return experiment.select(0).reads_numbers or getattr(simulation.aggregator, "reads_losses", False)
+
+
 def facts_of(experiment: Experiment, simulation: ServerSimulation) -> Facts:
     """How the run works, as far as privacy depends on it."""
     fleet, aggregator, clients = experiment.fleet, simulation.aggregator, len(experiment.work.steps)
@@ -112,6 +117,6 @@ def facts_of(experiment: Experiment, simulation: ServerSimulation) -> Facts:
         fails=fleet.failures.possible,
         over_selected=goal is not None and isinstance(cohort, int) and goal < cohort,
         deadline=deadline,
-        uniform_selection=not experiment.select(0).reads_numbers,
+        uniform_selection=not reads_losses(experiment, simulation),
         bounded_weights=counts_alike == "expected" or (counts_alike == "uniform" and everybody_counts),
     )

@@ -90,6 +90,9 @@ class Stage:
         if above.drift is not None or above.vectors != (1, 1):
             raise ScenarioError(f"{arm.place(('aggregator',))}: aggregator: this one corrects the clients' gradients; "
                                 "its clients are edges, which have none")  # fmt: skip
+        if getattr(above, "reads_losses", False):
+            raise ScenarioError(f"{arm.place(('aggregator',))}: aggregator: this one weights clients by their losses; "
+                                "its clients are edges, which have none")  # fmt: skip
         one = next(iter(below.values()))
         world = self.world(one.drift, one.synchronous)
         edges = {
