@@ -49,7 +49,7 @@ def _examples(experiment: Experiment, simulation: ServerSimulation) -> dict[str,
     assert noise is not None
     if reads_losses(experiment, simulation):
         return {"refused": "no epsilon where clients are selected or weighted by their losses, which get no noise"}
-    work, batch = experiment.work, experiment.trainer.batch
+    work, batch = experiment.work, experiment.trainer.batch  # steps as at first: none has more
     most = max(times * releases(work.steps[client], min(batch, work.held[client]) or 1, work.held[client])
                for client, times in simulation.ordinals.items())  # fmt: skip
     return {"epsilon": example_epsilon(most, noise.multiplier, delta, accountant), "delta": delta, "rounds": most,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -202,4 +203,5 @@ def _workload(local: Any, sizes: Sequence[int], flops: float, nbytes: int) -> Wo
     ]
     effort = 1.0 if local.objective is None else local.objective.effort
     seen = [round(count * batch * effort) for count, batch in zip(steps, batches, strict=True)]
-    return Workload(steps=steps, seen=seen, held=sizes, flops=flops, down=nbytes, up=nbytes)
+    share = None if local.shrink is None else partial(local.shrink.share, local.passes)
+    return Workload(steps=steps, seen=seen, held=sizes, flops=flops, down=nbytes, up=nbytes, share=share)

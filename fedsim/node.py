@@ -65,8 +65,9 @@ class Node:
     def train(self, sent: Tensor | None = None) -> Generator[int | Moment, None, Deferred]:
         """Local steps on the present model; `sent` is what a correction of the gradients needs (P,)."""
         world, fleet = self.world, self.world.fleet
-        task = LocalTask(self.name, self.params, self.trainings, self.work.steps[self.name], sent)
-        duration = fleet.training_time(self.name, self.trainings, self.work.seen[self.name], self.work.flops)
+        task = LocalTask(self.name, self.params, self.trainings, self.work.steps_at(self.name, self.round), sent)
+        seen = self.work.seen_at(self.name, self.round)
+        duration = fleet.training_time(self.name, self.trainings, seen, self.work.flops)
         world.trace.add(world.clock.now, TRAIN, self.name, self.round)
         self.trainings += 1
         pending = world.executor.submit(task, world.clock.now + duration, self.left)
