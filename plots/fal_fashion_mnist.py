@@ -66,7 +66,7 @@ def seconds(runs: dict[Key, fedsim.Run], method: str) -> float:
 
 
 def judge(runs: dict[Key, fedsim.Run]) -> None:
-    """Bounds set after a pilot of one other seed, before the runs that are judged; what papers claim has a bound of 0."""
+    """Bounds set after a pilot of one other seed, before the runs that are judged; papers' claims have a bound of 0."""
     clean, robust = "accuracy", "robust_accuracy"
     for place, gain, price in (("IID", 0.2, 0.03), (SKEWED, 0.15, 0.03)):
         more = late(runs, "FAL", robust, place) - late(runs, "FedAvg", robust, place)

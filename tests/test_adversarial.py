@@ -170,6 +170,22 @@ def test_moving_examples_takes_its_time() -> None:
     assert all(slow == round(fast * (1 + 2 / 3 * 4)) for slow, fast in zip(moved.seen, plain.seen, strict=True))
 
 
+@pytest.mark.parametrize("arguments", [{}, {"steps": 0}, {"radius": 0.0}, {"restarts": 3}, {"best": True}])
+def test_its_price_is_what_it_computes(arguments) -> None:
+    """Forward, and back to the input: two thirds of a training each time."""
+    module, passes = dense(12, 3), []
+
+    class Counting(ClosedForm):
+        def of_inputs(self, *given, **named):
+            passes.append(1)
+            return super().of_inputs(*given, **named)
+
+    x, y = numbers(K, B, 12).sigmoid(), torch.arange(K * B).view(K, B) % 3
+    pgd = Adversarial(**{**ATTACK, **arguments})
+    pgd.attack(Counting(module), stacked(module), x, y, draws())
+    assert pgd.effort == pytest.approx(1 + len(passes) * 2 / 3)
+
+
 def test_training_on_it_makes_robust(tmp_path) -> None:
     """By a stronger attack than that of training, on the test set; and clean accuracy is not above plain training's."""
     robust = {"every": "100 h", "robust": {"radius": 0.15, "step": 0.02, "steps": 15, "restarts": 2}}

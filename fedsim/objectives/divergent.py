@@ -80,9 +80,9 @@ class CalFAT(Divergent):
 
     Chances are softmax(z + log pi) in the attack and in the loss, and softmax(z) when the model is used: classes that a
     client lacks are not unlearnt there. Chen et al., CalFAT: Calibrated Federated Adversarial Training with Label
-    Skewness (NeurIPS 2022). The authors' code (cc233/CalFAT) takes softmax(z + 0.1 log n) of counts n in the attack,
-    softmax(10 z + log n) in the loss, and starts as TRADES does; these scales are not here, and examples start anywhere
-    in the ball.
+    Skewness (NeurIPS 2022). The authors' code (cc233/CalFAT), which is what was read, takes softmax(z + 0.1 log n) of
+    counts n in the attack, softmax(10 z + log n) in the loss, and starts as TRADES does; these scales are not here, and
+    examples start anywhere in the ball.
     """
 
     labels: Sequence[Sequence[float]]
