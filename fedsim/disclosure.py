@@ -12,6 +12,7 @@ from fedsim.wire.ledger import Facts, Ledger, Sampling, Unaccountable, example_e
 from fedsim.wire.privacy import Adaptive, Privacy
 
 if TYPE_CHECKING:
+    from fedsim.cell import Cell
     from fedsim.experiment import Experiment
     from fedsim.server import ServerSimulation
 
@@ -51,7 +52,7 @@ def _examples(experiment: Experiment, simulation: ServerSimulation) -> dict[str,
         return {"refused": "no epsilon where clients are selected or weighted by their losses, which get no noise"}
     work, batch = experiment.work, experiment.trainer.batch  # steps as at first: none has more
     most = max(times * releases(work.steps[client], min(batch, work.held[client]) or 1, work.held[client])
-               for client, times in simulation.ordinals.items())  # fmt: skip
+               for cell in cells(simulation) for client, times in cell.ordinals.items())  # fmt: skip
     return {"epsilon": example_epsilon(most, noise.multiplier, delta, accountant), "delta": delta, "rounds": most,
             "sampling": "everybody", "adjacent": "an example's gradients, or zeros in their place",
             "scope": "against whoever reads all that its client sends"}  # fmt: skip
@@ -94,8 +95,14 @@ def amplifying(sampling: Sampling, facts: Facts, rounds: int, delta: float) -> S
 
 
 def reads_losses(experiment: Experiment, simulation: ServerSimulation) -> bool:
-    """Whether the server wants to know them."""
-    return experiment.select(0).reads_numbers or getattr(simulation.aggregator, "reads_losses", False)
+    """Whether a server of clients wants to know them."""
+    weighted = any(getattr(cell.aggregator, "reads_losses", False) for cell in cells(simulation))
+    return weighted or experiment.select(0).reads_numbers
+
+
+def cells(simulation: ServerSimulation) -> list[Cell]:
+    """Whose clients train: the server's, or those of its edges."""
+    return list(getattr(simulation, "edges", {}).values()) or [simulation]
 
 
 def facts_of(experiment: Experiment, simulation: ServerSimulation) -> Facts:
