@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from fedsim.carrier import Carrier
@@ -34,9 +35,9 @@ class Workload:
     """The counts and sizes that a client's round is priced from."""
 
     steps: Mapping[int, int] | Sequence[int]
-    """Local steps of each client, by its number."""
+    """Local steps of each client, by its number; at first, where they become fewer."""
     seen: Mapping[int, int] | Sequence[int]
-    """Examples that each client's local training looks at."""
+    """Examples that each client's local training looks at; at first."""
     held: Mapping[int, int] | Sequence[int]
     """Training examples that each client holds."""
     flops: float
@@ -48,6 +49,16 @@ class Workload:
     step: int | None = None
     """Bytes that tell a client of one server step, where it need not be sent whole models."""
     catch_up: CatchUp = "cheapest"
+    share: Callable[[int], Fraction] | None = None
+    """Of both, for those who start from a server version; None: the whole."""
+
+    def steps_at(self, client: int, version: int) -> int:
+        """Local steps of a client that starts from this version."""
+        return self.steps[client] if self.share is None else int(self.steps[client] * self.share(version))
+
+    def seen_at(self, client: int, version: int) -> int:
+        """Examples that it then looks at."""
+        return self.seen[client] if self.share is None else round(self.seen[client] * self.share(version))
 
 
 def failing(fate: Fate, duration: int, nbytes: int, upload: Callable[[int], Steps]) -> Steps:
@@ -62,7 +73,7 @@ def failing(fate: Fate, duration: int, nbytes: int, upload: Callable[[int], Step
 
 
 def round_trip(client: int, fleet: Fleet, work: Workload, carrier: Carrier) -> int:
-    """Microseconds from starting a client to hearing of it, if nothing slows it down."""
+    """Microseconds from starting a client at first to hearing of it, if nothing slows it down."""
     training = fleet.devices[client].training_time(work.seen[client], work.flops)
     return carrier.foresee(SERVER, client, work.down) + training + carrier.foresee(client, SERVER, work.up)
 
@@ -186,7 +197,7 @@ class Cell:
         yield from self.download(client, nbytes)
         self.downlink.has(client, version)
         self.trace.add(self.clock.now, TRAIN, client, version, nbytes)
-        steps, ordinal = self.work.steps[client], self.ordinals[client]
+        steps, ordinal = self.work.steps_at(client, version), self.ordinals[client]
         pending = yield from self.train(LocalTask(client, params, ordinal, steps, sent, version=version))
         if timing := self.world.timing(client, version):
             yield from timing.hold(OfServer(self, client, version, began))
@@ -196,14 +207,14 @@ class Cell:
     def arrived(self, client: int, version: int, began: int, pending: Deferred) -> Update:
         """What has just been uploaded by a client that was started at `began`."""
         pending.arrived = True
-        held, steps = self.work.held[client], self.work.steps[client]
+        held, steps = self.work.held[client], self.work.steps_at(client, version)
         return Update(client, version, held, steps, self.clock.now - began, pending)
 
     def train(self, task: LocalTask) -> Generator[int | Moment, None, Deferred]:
         """Let the time of local training pass. The numbers are promised only if the client will not fail."""
         client = task.client
         self.ordinals[client] += 1
-        seen, flops = self.work.seen[client], self.work.flops
+        seen, flops = self.work.seen_at(client, task.version), self.work.flops
         duration = self.world.training_time(client, task.version, task.ordinal, seen, flops)
         fate = self.fleet.fate(client, task.ordinal)
         if fate is not None:

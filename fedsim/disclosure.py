@@ -12,6 +12,7 @@ from fedsim.wire.ledger import Facts, Ledger, Sampling, Unaccountable, example_e
 from fedsim.wire.privacy import Adaptive, Privacy
 
 if TYPE_CHECKING:
+    from fedsim.cell import Cell
     from fedsim.experiment import Experiment
     from fedsim.server import ServerSimulation
 
@@ -47,11 +48,11 @@ def _examples(experiment: Experiment, simulation: ServerSimulation) -> dict[str,
     """Of one example, against whoever reads all that its client sends."""
     noise, delta, accountant = experiment.trainer.private, experiment.arm.keys.delta, experiment.arm.keys.accountant
     assert noise is not None
-    if experiment.select(0).reads_numbers:
-        return {"refused": "no epsilon where clients are selected by their losses, which get no noise"}
-    work, batch = experiment.work, experiment.trainer.batch
+    if reads_losses(experiment, simulation):
+        return {"refused": "no epsilon where clients are selected or weighted by their losses, which get no noise"}
+    work, batch = experiment.work, experiment.trainer.batch  # steps as at first: none has more
     most = max(times * releases(work.steps[client], min(batch, work.held[client]) or 1, work.held[client])
-               for client, times in simulation.ordinals.items())  # fmt: skip
+               for cell in cells(simulation) for client, times in cell.ordinals.items())  # fmt: skip
     return {"epsilon": example_epsilon(most, noise.multiplier, delta, accountant), "delta": delta, "rounds": most,
             "sampling": "everybody", "adjacent": "an example's gradients, or zeros in their place",
             "scope": "against whoever reads all that its client sends"}  # fmt: skip
@@ -93,6 +94,17 @@ def amplifying(sampling: Sampling, facts: Facts, rounds: int, delta: float) -> S
     return Sampling("everybody") if sampling.kind == "poisson" and rounds * empty > NEGLIGIBLE * delta else sampling
 
 
+def reads_losses(experiment: Experiment, simulation: ServerSimulation) -> bool:
+    """Whether a server of clients wants to know them."""
+    weighted = any(getattr(cell.aggregator, "reads_losses", False) for cell in cells(simulation))
+    return weighted or experiment.select(0).reads_numbers
+
+
+def cells(simulation: ServerSimulation) -> list[Cell]:
+    """Whose clients train: the server's, or those of its edges."""
+    return list(getattr(simulation, "edges", {}).values()) or [simulation]
+
+
 def facts_of(experiment: Experiment, simulation: ServerSimulation) -> Facts:
     """How the run works, as far as privacy depends on it."""
     fleet, aggregator, clients = experiment.fleet, simulation.aggregator, len(experiment.work.steps)
@@ -112,6 +124,6 @@ def facts_of(experiment: Experiment, simulation: ServerSimulation) -> Facts:
         fails=fleet.failures.possible,
         over_selected=goal is not None and isinstance(cohort, int) and goal < cohort,
         deadline=deadline,
-        uniform_selection=not experiment.select(0).reads_numbers,
+        uniform_selection=not reads_losses(experiment, simulation),
         bounded_weights=counts_alike == "expected" or (counts_alike == "uniform" and everybody_counts),
     )

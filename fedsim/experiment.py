@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,8 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     layout = given["layout"] = Layout.of(model)
     hostility = Hostility(arm, given)
     poisoning = hostility.poisoning(dataset)
-    local = arm.build({}, "local")
+    local = arm.build(given, "local")
+    _refuse_objective(arm, local, dataset)
     kept = local.optimizer_state == "kept"
     try:
         trainer = Trainer(model, dataset.x, dataset.y, parts, local.batch, local.optimizer, seed, keeps=kept,
@@ -158,6 +160,19 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     experiment = Experiment(arm, given, fleet, graph, work, trainer, evaluator, layout, params, hostility)
     experiment.simulation(Trace())  # what it refuses is refused before anything runs
     return experiment
+
+
+def _refuse_objective(arm: Arm, local: Any, dataset: Dataset) -> None:
+    """ScenarioError where what clients are to minimise is not for these data, or gives away what noise should hide."""
+    objective = local.objective
+    if objective is None:
+        return
+    place, name = arm.place(("local", "objective")), arm.keys.local.objective.name
+    if objective.classes and not dataset.has_classes:
+        raise ScenarioError(f"{place}: local.objective: {name} is for classes, which these data do not have")
+    if objective.discloses and local.private is not None:
+        raise ScenarioError(f"{place}: local.objective: with {name} every gradient of a client depends on "
+                            f"{objective.discloses}, which local.private gives no noise")  # fmt: skip
 
 
 def _fleet(arm: Arm, given: Mapping[str, Any], clients: int, seed: int) -> Fleet:
@@ -195,6 +210,7 @@ def _workload(local: Any, sizes: Sequence[int], flops: float, nbytes: int) -> Wo
     steps = [
         local.steps or local.epochs * -(-held // max(1, batch)) for held, batch in zip(sizes, batches, strict=True)
     ]
-    effort = 1.0 if local.objective is None else 1.0 + local.objective.effort
+    effort = 1.0 if local.objective is None else local.objective.effort
     seen = [round(count * batch * effort) for count, batch in zip(steps, batches, strict=True)]
-    return Workload(steps=steps, seen=seen, held=sizes, flops=flops, down=nbytes, up=nbytes)
+    share = None if local.shrink is None else partial(local.shrink.share, local.passes)
+    return Workload(steps=steps, seen=seen, held=sizes, flops=flops, down=nbytes, up=nbytes, share=share)

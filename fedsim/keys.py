@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -34,6 +35,29 @@ class Fleet:
 
 
 @dataclass(frozen=True)
+class Shrink:
+    """Local work that falls as the server's version grows: E_t = max(least, round(E_0 factor^floor(t / every))).
+
+    After FedDynAT's schedule of local epochs (Shah et al., Adversarial Training in Communication Constrained Federated
+    Learning, 2021), without its FedCurv; how the paper rounds is not known to us. An edge counts its own versions, a
+    peer its rounds.
+    """
+
+    factor: Annotated[float, Field(gt=0, le=1)]
+    every: Count
+    least: Count = 1
+
+    def share(self, first: int, version: int) -> Fraction:
+        """What is left of the `first` steps or epochs.
+
+        >>> shrink = Shrink(factor=0.5, every=10, least=2)
+        >>> [int(12 * shrink.share(12, version)) for version in (0, 9, 10, 20, 30)]
+        [12, 12, 6, 3, 2]
+        """
+        return Fraction(max(self.least, round(first * self.factor ** (version // self.every))), first)
+
+
+@dataclass(frozen=True)
 class Local:
     """What a client does with the model: `steps` batches, or `epochs` passes over its examples."""
 
@@ -47,10 +71,19 @@ class Local:
     """None: gradients as they are."""
     objective: Any = None
     """None: the loss of the examples as they are."""
+    shrink: Shrink | None = None
+    """None: steps or epochs stay as they are."""
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("needs either steps or epochs")
+        if self.shrink is not None and self.shrink.least > self.passes:
+            raise ValueError(f"shrink: least is {self.shrink.least}, but there are {self.passes} at first")
+
+    @property
+    def passes(self) -> int:
+        """Steps, or epochs, at first."""
+        return self.steps or self.epochs or 0
 
 
 @dataclass(frozen=True)

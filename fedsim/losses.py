@@ -1,15 +1,20 @@
-"""What a model's scores cost, given the labels: cross-entropy of classes, squared error of points."""
+"""What a model's scores cost: given the labels, cross-entropy of classes or squared error of points; and by objectives.
+
+By hand for stacks of clients, and by autograd; both are the same.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 
 class Loss(Protocol):
-    """A loss of examples, each alone."""
+    """A loss of examples, each alone. One that is of several points for each example says of which."""
 
     def each(self, scores: Tensor, y: Tensor) -> Tensor:
         """Losses (B,) from scores (B, outputs); autograd goes through it."""
@@ -22,6 +27,10 @@ class Loss(Protocol):
         of them at once: 17 times faster with 10 classes.
         """
         ...
+
+
+class Measure(Loss, Protocol):
+    """A loss that models are judged by too."""
 
     def measures(self, scores: Tensor, y: Tensor) -> dict[str, Tensor]:
         """What a model is judged by: name -> (B,), of which means are taken."""
@@ -64,6 +73,53 @@ class SquaredError:
         return {"loss": self.each(scores, y)}
 
 
-def loss_of(y: Tensor) -> Loss:
+class SoftCrossEntropy:
+    """Cross-entropy to chances (outputs,) that sum to 1, in place of a label.
+
+    It is the divergence from these chances but for their entropy, which no score changes: their slopes are the same.
+    """
+
+    def each(self, scores: Tensor, y: Tensor) -> Tensor:
+        """See `Loss`; y is (B, outputs)."""
+        return -(y * scores.log_softmax(1)).sum(1)
+
+    def slope(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Loss`; y is (K, B, outputs)."""
+        log_chance = scores.log_softmax(1)
+        losses = (log_chance * y.mT).sum(1).neg_()
+        return losses, log_chance.exp_().sub_(y.mT).div_(y.shape[1]).mT
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    """Cross-entropy at an example, plus beta times the divergence of the chances p there from those p' where it moved.
+
+    CE(z, y) + beta KL(p || p'): TRADES (Zhang et al., Theoretically Principled Trade-off between Robustness and
+    Accuracy, ICML 2019), its surrogate loss. Scores are those z of B examples, then those z' of their moved selves, 2 B
+    along one axis; losses are of B examples. Slopes go through both:
+
+        dL/dz' = beta (p' - p),  dL/dz = p - onehot(y) + beta p (log p - log p' - KL)
+    """
+
+    beta: float
+
+    def each(self, scores: Tensor, y: Tensor) -> Tensor:
+        """See `Loss`; scores are (2 B, outputs), y is (B,)."""
+        clean, moved = scores.log_softmax(1).chunk(2)
+        divergence = (clean.exp() * (clean - moved)).sum(1)
+        return self.beta * divergence - clean.gather(1, y.unsqueeze(1)).squeeze(1)
+
+    def slope(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Loss`; scores are (K, outputs, 2 B), the slope is (K, 2 B, outputs), y is (K, B)."""
+        clean, moved = scores.log_softmax(1).chunk(2, dim=2)
+        chance, apart, label = clean.exp(), clean - moved, y.unsqueeze(1)
+        divergence = (chance * apart).sum(1, keepdim=True)
+        losses = (self.beta * divergence - clean.gather(1, label)).squeeze(1)
+        there = self.beta * (moved.exp() - chance)
+        here = (chance * (1 + self.beta * (apart - divergence))).scatter_add_(1, label, -torch.ones_like(divergence))
+        return losses, torch.cat((here, there), 2).div_(y.shape[1]).mT
+
+
+def loss_of(y: Tensor) -> Measure:
     """The loss for such labels: classes are integers, points are floats."""
     return SquaredError() if y.is_floating_point() else CrossEntropy()

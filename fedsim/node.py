@@ -76,8 +76,9 @@ class Node:
 
     def train(self, sent: Tensor | None = None) -> Generator[int | Moment, None, Deferred]:
         """Local steps on the present model; `sent` is what a correction of the gradients needs (P,)."""
-        world, seen = self.world, self.work.seen[self.name]
-        task = LocalTask(self.name, self.params, self.trainings, self.work.steps[self.name], sent, version=self.round)
+        world, steps = self.world, self.work.steps_at(self.name, self.round)
+        task = LocalTask(self.name, self.params, self.trainings, steps, sent, version=self.round)
+        seen = self.work.seen_at(self.name, self.round)
         duration = world.training_time(self.name, self.round, self.trainings, seen, self.work.flops)
         world.trace.add(world.clock.now, TRAIN, self.name, self.round)
         self.trainings += 1

@@ -87,6 +87,7 @@ GIVEN = {
     "peers": ("clients", "seed"),
     "coding": ("workers", "jobs", "seed"),
     "codec": ("layout",),
+    "objective": ("labels",),
     "defence": ("seed",),
     "poison": ("classes",),
     "executor": ("train", "worth", "row_bytes", "synchronous", "nothing"),

@@ -89,6 +89,9 @@ class Stage:
         if above.drift is not None or above.vectors != (1, 1):
             raise ScenarioError(f"{arm.place(('aggregator',))}: aggregator: this one corrects the clients' gradients; "
                                 "its clients are edges, which have none")  # fmt: skip
+        if getattr(above, "reads_losses", False):
+            raise ScenarioError(f"{arm.place(('aggregator',))}: aggregator: this one weights clients by their losses; "
+                                "its clients are edges, which have none")  # fmt: skip
         one = next(iter(below.values()))
         world = self.world(one.drift, one.synchronous)
         edges = {
@@ -96,7 +99,7 @@ class Stage:
                        members=frozenset(members[name]), rounds=rounds)
             for name, aggregator in below.items()
         }  # fmt: skip
-        work = replace(self.experiment.work, steps=dict.fromkeys(members, rounds), seen={}, held=sums)
+        work = replace(self.experiment.work, steps=dict.fromkeys(members, rounds), seen={}, held=sums, share=None)
         self.progress.patience *= rounds
         return HierarchySimulation(world, above, work, self.progress, edges=edges)
 
@@ -145,6 +148,10 @@ class Stage:
         if arm.keys.local.steps != 1:
             raise ScenarioError(f"{arm.place(('local',))}: local: a job is one gradient of {arm.keys.local.batch} "
                                 "examples of everybody's: with coding it has to say steps: 1")  # fmt: skip
+        for key in ("objective", "private", "shrink"):
+            if getattr(arm.keys.local, key) is not None:
+                raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: a job is one gradient of the loss of "
+                                    "examples as they are")  # fmt: skip
         if arm.keys.evaluate.clients:
             raise ScenarioError(f"{arm.place(('evaluate', 'clients'))}: evaluate.clients: a code's workers have no "
                                 "models of their own")  # fmt: skip

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from fedsim.drift import Drift, Left
 from fedsim.gradients import choose
 from fedsim.models import check_trainable
-from fedsim.objectives import Adversarial
+from fedsim.objectives import Objective, Plain, Step
 from fedsim.optimizers.memory import Memory, StackMemory, check_memory, likeness
 from fedsim.rng import stream
 from fedsim.vector import Layout
@@ -60,7 +60,7 @@ class Trainer:
         cohort: stack no more clients than this; None: as many as was measured to be worth it (`gradients.choose`).
         keeps: let each client's optimizer go on from where its last training (`task.kept`) has left it.
         private: clip every example's gradient, and add noise to each step's: DP-SGD.
-        objective: what examples clients learn from in place of their own; None: from these.
+        objective: what a step minimises; None: the loss of the examples as they are.
         poisoning: what some of them have in place of their examples, as they attack; None: all are honest.
 
     Raises:
@@ -71,12 +71,12 @@ class Trainer:
         self, model: nn.Module, x: Tensor, y: Tensor, parts: Parts, batch: int,
         optimizer: Callable[[list[Tensor]], Optimizer], seed: int, cohort: int | None = None,
         keeps: bool = False, private: ExampleNoise | None = None,
-        objective: Adversarial | None = None, poisoning: Poisoning | None = None,
+        objective: Objective | None = None, poisoning: Poisoning | None = None,
     ) -> None:  # fmt: skip
         check_trainable(model)
         self.x, self.y, self.parts, self.batch, self.optimizer, self.seed = x, y, parts, batch, optimizer, seed
         self.layout = Layout.of(model)
-        self.private, self.objective, self.poisoning = private, objective, poisoning
+        self.private, self.objective, self.poisoning = private, objective or Plain(), poisoning
         self.gradients, self.worth = choose(model, self.layout.size, batch, x.device, private and private.clip)
         self.stackable = getattr(optimizer, "stackable", True)
         self.cohort = min(cohort or self.worth, self.worth) if self.stackable else 1
@@ -123,7 +123,7 @@ class Trainer:
         starts = [self.layout.unflatten(task.params) for task in tasks]
         stack = {name: torch.stack([start[name] for start in starts]) for name in self.layout.names}
         params = {name: tensor.detach() for name, tensor in stack.items()}
-        origin = {name: tensor.clone() for name, tensor in stack.items()} if self.objective else {}
+        loss, offsets = self.objective.loss, self.objective.offset(tasks)
         moved = [tensor if self.stackable else tensor[0] for tensor in params.values()]
         optimizer, active = self.optimizer(moved), len(tasks)
         memory = StackMemory(optimizer, dict(zip(params, moved, strict=True)), self.layout)
@@ -136,13 +136,13 @@ class Trainer:
                 remembered = memory.of(slice(active, before)) + remembered if self.keeps else []
                 narrow(optimizer, moved, active)
             x = self.x.index_select(0, rows[step, :active].flatten()).unflatten(0, (active, -1))
-            y = labels[step, :active]
+            y, own = labels[step, :active], None if offsets is None else offsets[:active]
             if self.poisoning:
                 x, y = self.poisoning.spoiled(x, y, tasks)
-            if self.objective:
-                models = params, {name: part[:active] for name, part in origin.items()}
-                x = self.objective.examples(self.gradients, models, x, y, tasks, step, self.seed)
-            grads, losses[step, :active] = self.gradients(params, x, y)
+            points = self.objective.examples(
+                Step(self.gradients, params, x, y, own, tasks[:active], step, self.seed, self.layout)
+            )
+            grads, losses[step, :active] = self.gradients(params, points, y, loss, own)
             if self.private:
                 self.private.add(grads, tasks[:active], step, x.shape[1], self.seed)
             if correction:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise, product
+from itertools import product
 
 import pytest
 import torch
+from networks import B, K, dense, draws, numbers, stacked
 from torch import Tensor, nn
 from torch.func import functional_call
 from worlds import Recording
@@ -16,10 +17,7 @@ from fedsim.gradients.closed_form import ClosedForm
 from fedsim.gradients.single import Single
 from fedsim.gradients.vmapped import Vmapped
 from fedsim.objectives import PGD, Adversarial
-from fedsim.rng import stream
-from fedsim.wire.codec import generator
 
-K, B = 3, 7
 DIGITS = {
     "seed": 3,
     "until": {"versions": 4},
@@ -31,32 +29,6 @@ DIGITS = {
     "evaluate": {"every": "1 h"},
 }
 ATTACK = {"radius": 0.2, "step": 0.05, "steps": 4}
-
-
-def numbers(*shape: int) -> Tensor:
-    return torch.from_numpy(stream(4, "adversarial", shape).standard_normal(shape)).float()
-
-
-def dense(*widths: int) -> nn.Sequential:
-    """With weights that are the same in every run."""
-    layers: list[nn.Module] = [nn.Flatten()]
-    for wide, narrow in pairwise(widths):
-        layers += [nn.Linear(wide, narrow), nn.ReLU()]
-    module, source = nn.Sequential(*layers[:-1]), stream(4, "adversarial", "weights", widths)
-    with torch.no_grad():
-        for part in module.parameters():
-            part.copy_(torch.from_numpy(source.uniform(-1, 1, part.shape) / part.shape[-1] ** 0.5))
-    return module
-
-
-def stacked(module: nn.Module, clients: int = K) -> dict[str, Tensor]:
-    """Each client's own parameters."""
-    return {name: torch.stack([part.detach() * (1 + k / 3) for k in range(clients)])
-            for name, part in module.named_parameters()}  # fmt: skip
-
-
-def draws(clients: int = K, *name: object) -> list[torch.Generator]:
-    return [generator(1, "test", client, *name) for client in range(clients)]
 
 
 def losses(module: nn.Module, params: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
@@ -196,6 +168,22 @@ def test_one_step_of_all_is_one_step_of_centralised_adversarial_training() -> No
 def test_moving_examples_takes_its_time() -> None:
     plain, moved = run()[0].work, run(objective())[0].work
     assert all(slow == round(fast * (1 + 2 / 3 * 4)) for slow, fast in zip(moved.seen, plain.seen, strict=True))
+
+
+@pytest.mark.parametrize("arguments", [{}, {"steps": 0}, {"radius": 0.0}, {"restarts": 3}, {"best": True}])
+def test_its_price_is_what_it_computes(arguments) -> None:
+    """Forward, and back to the input: two thirds of a training each time."""
+    module, passes = dense(12, 3), []
+
+    class Counting(ClosedForm):
+        def of_inputs(self, *given, **named):
+            passes.append(1)
+            return super().of_inputs(*given, **named)
+
+    x, y = numbers(K, B, 12).sigmoid(), torch.arange(K * B).view(K, B) % 3
+    pgd = Adversarial(**{**ATTACK, **arguments})
+    pgd.attack(Counting(module), stacked(module), x, y, draws())
+    assert pgd.effort == pytest.approx(1 + len(passes) * 2 / 3)
 
 
 def test_training_on_it_makes_robust(tmp_path) -> None:

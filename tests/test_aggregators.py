@@ -27,6 +27,7 @@ TABLE: dict[str, Callable[[], Aggregator]] = {
     "fedprox": lambda: of.FedProx(start(), roster(), cohort=3, mu=0.1),
     "fednova": lambda: of.FedNova(start(), roster(), cohort=3),
     "scaffold": lambda: of.SCAFFOLD(start(), roster(), cohort=3),
+    "sfat": lambda: of.SFAT(start(), roster(), cohort=3),
     "fedavgm": lambda: of.FedAvgM(start(), roster(), cohort=3),
     "fedadagrad": lambda: of.FedAdagrad(start(), roster(), cohort=3),
     "fedadam": lambda: of.FedAdam(start(), roster(), cohort=3),
@@ -53,8 +54,8 @@ TABLE: dict[str, Callable[[], Aggregator]] = {
     "fadas": lambda: of.FADAS(start(), roster(), concurrency=4, goal=3),
 }
 EVERY = pytest.mark.parametrize("make", TABLE.values(), ids=TABLE.keys())
-SYMMETRIC = ["fedavg", "fednova", "scaffold", "fedadam", "fedau of a cohort", "fedvarp", "mifa", "fedstale adaptive",
-             "fedbuff hinge", "fedbuff waiting", "ca2fl", "fadas"]  # fmt: skip
+SYMMETRIC = ["fedavg", "fednova", "scaffold", "sfat", "fedadam", "fedau of a cohort", "fedvarp", "mifa",
+             "fedstale adaptive", "fedbuff hinge", "fedbuff waiting", "ca2fl", "fadas"]  # fmt: skip
 
 
 def test_every_aggregator_is_in_the_table() -> None:

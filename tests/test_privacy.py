@@ -304,6 +304,17 @@ def test_examples_have_an_epsilon_of_their_own() -> None:
     assert said["epsilon"] == rdp(dp.GaussianDpEvent(3.0), said["rounds"])
 
 
+def test_examples_of_clients_of_edges_have_one_too() -> None:
+    local = {**DIGITS["local"], "private": {"clip": 1.0, "multiplier": 3.0}}
+    below = {"network": {"tree": {"edges": 4}}, "aggregator": {"fedavg": {"cohort": "all"}}}
+    made, simulation = run(None, local=local, edges={"aggregator": "fedavg", "rounds": 2}, **below)
+    times = max(times for edge in simulation.edges.values() for times in edge.ordinals.values())
+    said = disclosed(made, simulation)["privacy"]["examples"]
+    assert said["rounds"] == times * max(releases(2, 8, held) for held in made.work.held)
+    made, simulation = run(None, local=local, edges={"aggregator": "sfat"}, **below)
+    assert "weighted by their losses" in disclosed(made, simulation)["privacy"]["examples"]["refused"]
+
+
 def test_private_steps_are_the_same_under_every_executor() -> None:
     local = {**DIGITS["local"], "private": {"clip": 1.0, "multiplier": 1.0}}
     inline, stacked = (run(None, local=local, executor=kind)[1] for kind in ("inline", "stacked"))

@@ -25,12 +25,14 @@ from fedsim.aggregators.fedvarp import FedVARP
 from fedsim.aggregators.fetchsgd import FetchSGD
 from fedsim.aggregators.mifa import MIFA
 from fedsim.aggregators.scaffold import SCAFFOLD
+from fedsim.aggregators.sfat import SFAT
 
 AGGREGATORS: dict[str, type[Aggregator]] = {
     "fedavg": FedAvg,
     "fedprox": FedProx,
     "fednova": FedNova,
     "scaffold": SCAFFOLD,
+    "sfat": SFAT,
     "fedavgm": FedAvgM,
     "fedadagrad": FedAdagrad,
     "fedadam": FedAdam,
@@ -51,7 +53,7 @@ AGGREGATORS: dict[str, type[Aggregator]] = {
 }
 
 __all__ = [
-    "ACE", "AGGREGATORS", "CA2FL", "FADAS", "MIFA", "SCAFFOLD", "Aggregator", "AsyncFedAvg", "DiLoCo", "FedAU",
+    "ACE", "AGGREGATORS", "CA2FL", "FADAS", "MIFA", "SCAFFOLD", "SFAT", "Aggregator", "AsyncFedAvg", "DiLoCo", "FedAU",
     "FedAdagrad", "FedAdam", "FedAsync", "FedAvg", "FedAvgM", "FedBuff", "FedFix", "FedNova", "FedProx", "FedStale",
     "FedVARP", "FedYogi", "FetchSGD",
 ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Where gradients come from: every client's own, at its own parameters, on its own batch.
 
-Three sources with one meaning. Which one is used, and for how many clients at once, depends on nothing but the model,
+Sources with one meaning. Which one is used, and for how many clients at once, depends on nothing but the model,
 its sizes and the device, never on a clock: so a run can be repeated.
 """
 
@@ -16,6 +16,7 @@ from fedsim.gradients.closed_form import ClosedForm
 from fedsim.gradients.per_example import PerExample
 from fedsim.gradients.single import Single
 from fedsim.gradients.vmapped import Vmapped
+from fedsim.losses import Loss
 
 WORKING_SET = 8 * 2**20
 """Bytes that one step of a stack may touch on a CPU; measured, see `choose`."""
@@ -30,21 +31,31 @@ GPU_COHORT = 64
 class Gradients(Protocol):
     """A source of gradients."""
 
-    def __call__(self, params: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def __call__(
+        self, params: Mapping[str, Tensor], x: Tensor, y: Tensor, loss: Loss | None = None, offset: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """Of the mean loss of each client's batch (see `fedsim.losses`), and the losses of its examples.
 
         Args:
             params: name -> (K, *shape), each client's own.
-            x: (K, B, *shape of an example), each client's own batch.
+            x: (K, B, *shape of an example), each client's own batch; or (K, 2 B, ...), where the loss asks for pairs.
             y: (K, B), classes as int64; or (K, B, outputs), points as floats.
+            loss: None: the one for such labels.
+            offset: (K, outputs), added to the scores of all of a client's examples; None: nothing is.
 
         Returns:
             Gradients like `params`, and losses (K, B).
         """
         ...
 
-    def of_inputs(self, params: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def of_inputs(
+        self, params: Mapping[str, Tensor], x: Tensor, y: Tensor, loss: Loss | None = None, offset: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Of each example's own loss with respect to the example, like `x`; and the losses (K, B)."""
+        ...
+
+    def scores(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Of each client's model, (K, B, outputs)."""
         ...
 
 

@@ -17,7 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from fedsim.losses import loss_of
+from fedsim.losses import Loss, loss_of
 
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # read by MKL at its first product
 
@@ -64,42 +64,60 @@ class ClosedForm:
         """Bytes that a client's step touches: parameters, gradients, inputs, and activations with their gradients."""
         return 4 * (2 * size + batch * (self.widths[0] + 2 * sum(self.widths[1:])))
 
-    def __call__(self, params: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def __call__(
+        self, params: Mapping[str, Tensor], x: Tensor, y: Tensor, loss: Loss | None = None, offset: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """See `Gradients`."""
-        if len(y) == 1 and 1 in (*self.widths, y.shape[1]):
-            grads, losses = self({name: _twice(tensor) for name, tensor in params.items()}, _twice(x), _twice(y))
+        if self._lone(x):
+            grads, losses = self(_each_twice(params), _twice(x), _twice(y), loss, offset)
             return {name: grad[:1] for name, grad in grads.items()}, losses[:1]
-        with at_most(self._threads(*y.shape[:2])):
-            inputs, scores = self._forward(params, x.flatten(2))
-            losses, slope = loss_of(y).slope(scores, y)
+        with at_most(self._threads(*x.shape[:2])):
+            inputs, scores = self._forward(params, x.flatten(2), offset)
+            losses, slope = (loss or loss_of(y)).slope(scores, y)
             return self._backward(params, inputs, slope), losses
 
-    def of_inputs(self, params: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def of_inputs(
+        self, params: Mapping[str, Tensor], x: Tensor, y: Tensor, loss: Loss | None = None, offset: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """See `Gradients`."""
-        if len(y) == 1 and 1 in (*self.widths, y.shape[1]):
-            slope, losses = self.of_inputs({name: _twice(part) for name, part in params.items()}, _twice(x), _twice(y))
+        if self._lone(x):
+            slope, losses = self.of_inputs(_each_twice(params), _twice(x), _twice(y), loss, offset)
             return slope[:1], losses[:1]
-        with at_most(self._threads(*y.shape[:2])):
-            inputs, scores = self._forward(params, x.flatten(2))
-            losses, slope = loss_of(y).slope(scores, y)
+        with at_most(self._threads(*x.shape[:2])):
+            inputs, scores = self._forward(params, x.flatten(2), offset)
+            losses, slope = (loss or loss_of(y)).slope(scores, y)
             for (weight, _), given in zip(reversed(self.layers), reversed(inputs), strict=True):
                 slope = torch.bmm(slope, params[weight])
                 if given is not inputs[0]:
                     slope = torch.ops.aten.threshold_backward(slope, given, 0)
         return (slope * y.shape[1]).view(x.shape), losses
 
+    def scores(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """See `Gradients`."""
+        if self._lone(x):
+            return self.scores(_each_twice(params), _twice(x))[:1]
+        with at_most(self._threads(*x.shape[:2])):
+            return self._forward(params, x.flatten(2))[1].mT
+
+    def _lone(self, x: Tensor) -> bool:
+        """Whether it is a lone client some of whose products are with a vector."""
+        return len(x) == 1 and 1 in (*self.widths, x.shape[1])
+
     def _threads(self, clients: int, batch: int) -> int:
         """No more than clients, nor than there is work for: on a busy machine threads wait long for one another."""
         work = clients * batch * sum(given * made for given, made in pairwise(self.widths))
         return max(1, min(clients, work // WORK_A_THREAD))
 
-    def _forward(self, params: Mapping[str, Tensor], x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The input (K, B, width) of each layer, and the scores (K, outputs, B)."""
+    def _forward(
+        self, params: Mapping[str, Tensor], x: Tensor, offset: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor]:
+        """The input (K, B, width) of each layer, and the scores (K, outputs, B), with what is added to them."""
         inputs = [x]
         for weight, bias in self.layers[:-1]:
             inputs.append(torch.baddbmm(params[bias].unsqueeze(1), inputs[-1], params[weight].mT).relu_())
         weight, bias = self.layers[-1]
-        return inputs, torch.baddbmm(params[bias].unsqueeze(2), params[weight], inputs[-1].mT)
+        scores = torch.baddbmm(params[bias].unsqueeze(2), params[weight], inputs[-1].mT)
+        return inputs, scores if offset is None else scores.add_(offset.unsqueeze(2))
 
     def _backward(self, params: Mapping[str, Tensor], inputs: list[Tensor], slope: Tensor) -> dict[str, Tensor]:
         """Gradients, from the loss's `slope` (K, B, outputs) with respect to the scores."""
@@ -115,3 +133,7 @@ class ClosedForm:
 def _twice(row: Tensor) -> Tensor:
     """(1, ...) as (2, ...), without a copy."""
     return row.expand(2, *row.shape[1:])
+
+
+def _each_twice(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: _twice(part) for name, part in params.items()}

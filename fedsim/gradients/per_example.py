@@ -6,38 +6,44 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
 from fedsim.gradients.vmapped import Vmapped
-from fedsim.losses import loss_of
+from fedsim.losses import Loss, loss_of
 
 
-class PerExample:
+class PerExample(Vmapped):
     """The mean over a batch of every example's own gradient, clipped to a 2-norm over all parameters.
 
     Abadi et al., Deep Learning with Differential Privacy (CCS 2016), Algorithm 1, before the noise. One client after
-    another, all examples of a batch at once by torch.func.
+    another, all examples of a batch at once by torch.func. Where the loss is of pairs, a pair is an example.
     """
 
     def __init__(self, module: nn.Module, clip: float) -> None:
         """`clip` is the norm."""
+        super().__init__(module)
         self.clip = clip
 
-        def loss(params: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            losses = loss_of(y).each(functional_call(module, params, (x.unsqueeze(0),)), y.unsqueeze(0))
-            return losses.sum(), losses.sum()
-
-        self.each = vmap(grad(loss, has_aux=True), in_dims=(None, 0, 0))
-        self.of_inputs = Vmapped(module).of_inputs
-
-    def __call__(self, params: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def __call__(
+        self, params: Mapping[str, Tensor], x: Tensor, y: Tensor, loss: Loss | None = None, offset: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """See `Gradients`."""
-        found = [self._client({name: part[k] for name, part in params.items()}, x[k], y[k]) for k in range(len(y))]
+        found = []
+        for k in range(len(y)):
+            named, own = {name: part[k] for name, part in params.items()}, () if offset is None else (offset[k],)
+            found.append(self._client(loss or loss_of(y), named, x[k], y[k], *own))
         means, losses = zip(*found, strict=True)
         return {name: torch.stack([mean[name] for mean in means]) for name in params}, torch.stack(losses)
 
-    def _client(self, params: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        grads, losses = self.each(params, x, y)
+    def _client(
+        self, loss: Loss, params: dict[str, Tensor], x: Tensor, y: Tensor, *offset: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        def one(params: dict[str, Tensor], points: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            losses = self._losses(loss, params, points, y.unsqueeze(0), *offset)
+            return losses.sum(), losses.sum()
+
+        points = x.unflatten(0, (-1, len(y))).transpose(0, 1)  # (B, 1 or 2, *shape)
+        grads, losses = vmap(grad(one, has_aux=True), in_dims=(None, 0, 0))(params, points, y)
         squares = sum(part.flatten(1).square().sum(1) for part in grads.values())
         assert isinstance(squares, Tensor)
         scale = (self.clip / squares.sqrt().clamp_min(1e-30)).clamp_max(1.0) / len(y)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from fedsim.losses import loss_of
+from fedsim.losses import Loss, loss_of
 
 
 class Single:
@@ -18,20 +18,38 @@ class Single:
         self.module = copy.deepcopy(module)  # lent to one client after another: faster than a functional call
         self.leaves = dict(self.module.named_parameters())
 
-    def __call__(self, params: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def __call__(
+        self, params: Mapping[str, Tensor], x: Tensor, y: Tensor, loss: Loss | None = None, offset: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
         """See `Gradients`."""
-        for name, leaf in self.leaves.items():
-            leaf.data = params[name].squeeze(0)
-        losses = loss_of(y).each(self.module(x.squeeze(0)), y.squeeze(0))
+        losses = self._losses(params, x.squeeze(0), y, loss, offset)
         grads = torch.autograd.grad(losses.mean(), list(self.leaves.values()), materialize_grads=True)
         named = {name: grad.unsqueeze(0) for name, grad in zip(self.leaves, grads, strict=True)}
         return named, losses.detach().unsqueeze(0)
 
-    def of_inputs(self, params: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def of_inputs(
+        self, params: Mapping[str, Tensor], x: Tensor, y: Tensor, loss: Loss | None = None, offset: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """See `Gradients`."""
-        for name, leaf in self.leaves.items():
-            leaf.data = params[name].squeeze(0)
         point = x.squeeze(0).detach().requires_grad_()
-        losses = loss_of(y).each(self.module(point), y.squeeze(0))
+        losses = self._losses(params, point, y, loss, offset)
         [slope] = torch.autograd.grad(losses.sum(), [point])
         return slope.unsqueeze(0), losses.detach().unsqueeze(0)
+
+    @torch.no_grad()
+    def scores(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """See `Gradients`."""
+        return self._of(params)(x.squeeze(0)).unsqueeze(0)
+
+    def _of(self, params: Mapping[str, Tensor]) -> nn.Module:
+        """The module as this client has it."""
+        for name, leaf in self.leaves.items():
+            leaf.data = params[name].squeeze(0)
+        return self.module
+
+    def _losses(
+        self, params: Mapping[str, Tensor], x: Tensor, y: Tensor, loss: Loss | None, offset: Tensor | None
+    ) -> Tensor:
+        """(B,), for autograd."""
+        scores = self._of(params)(x)
+        return (loss or loss_of(y)).each(scores if offset is None else scores + offset, y.squeeze(0))

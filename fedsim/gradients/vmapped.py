@@ -7,27 +7,50 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from fedsim.losses import loss_of
+from fedsim.losses import Loss, loss_of
 
 
 class Vmapped:
     """Of any module that torch can vectorise: what a GPU does best, and an oracle for the other sources."""
 
     def __init__(self, module: nn.Module) -> None:
-        def loss(params: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            losses = loss_of(y).each(functional_call(module, params, (x,)), y)
+        self.module = module
+        self.each_scores = vmap(self._scores)
+
+    def __call__(
+        self, params: Mapping[str, Tensor], x: Tensor, y: Tensor, loss: Loss | None = None, offset: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """See `Gradients`."""
+
+        def mean(params: dict[str, Tensor], *batch: Tensor) -> tuple[Tensor, Tensor]:
+            losses = self._losses(loss or loss_of(y), params, *batch)
             return losses.mean(), losses
 
-        def total(x: Tensor, params: dict[str, Tensor], y: Tensor) -> tuple[Tensor, Tensor]:
-            losses = loss_of(y).each(functional_call(module, params, (x,)), y)
+        return vmap(grad(mean, has_aux=True))(dict(params), x, y, *_given(offset))
+
+    def of_inputs(
+        self, params: Mapping[str, Tensor], x: Tensor, y: Tensor, loss: Loss | None = None, offset: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See `Gradients`."""
+
+        def total(x: Tensor, params: dict[str, Tensor], *rest: Tensor) -> tuple[Tensor, Tensor]:
+            losses = self._losses(loss or loss_of(y), params, x, *rest)
             return losses.sum(), losses
 
-        self.each, self.each_input = vmap(grad(loss, has_aux=True)), vmap(grad(total, has_aux=True))
+        return vmap(grad(total, has_aux=True))(x, dict(params), y, *_given(offset))
 
-    def __call__(self, params: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def scores(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """See `Gradients`."""
-        return self.each(dict(params), x, y)
+        return self.each_scores(dict(params), x)
 
-    def of_inputs(self, params: Mapping[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Gradients`."""
-        return self.each_input(x, dict(params), y)
+    def _scores(self, params: dict[str, Tensor], x: Tensor) -> Tensor:
+        return functional_call(self.module, params, (x,))
+
+    def _losses(self, loss: Loss, params: dict[str, Tensor], x: Tensor, y: Tensor, *offset: Tensor) -> Tensor:
+        """Of one client's batch."""
+        return loss.each(sum(offset, self._scores(params, x)), y)
+
+
+def _given(offset: Tensor | None) -> tuple[Tensor, ...]:
+    """Itself if there is one; torch does not vectorise over nothing."""
+    return () if offset is None else (offset,)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fedsim.objectives.adversarial import Adversarial
+from fedsim.objectives.divergent import CalFAT, Trades
+from fedsim.objectives.objective import Objective, Plain, Step
 from fedsim.objectives.pgd import PGD
 
-OBJECTIVES: dict[str, Callable[..., Adversarial]] = {"adversarial": Adversarial}
+OBJECTIVES: dict[str, Callable[..., Objective]] = {"adversarial": Adversarial, "trades": Trades, "calfat": CalFAT}
 
-__all__ = ["OBJECTIVES", "PGD", "Adversarial"]
+__all__ = ["OBJECTIVES", "PGD", "Adversarial", "CalFAT", "Objective", "Plain", "Step", "Trades"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from fedsim.gradients import Gradients
+from fedsim.losses import Loss
+from fedsim.objectives.objective import Step
 from fedsim.objectives.pgd import PGD
-from fedsim.wire.codec import generator
 from fedsim.work import LocalTask
 
 
@@ -25,10 +25,27 @@ class Adversarial(PGD):
 
     regenerate: Literal["step", "round"] = "step"
 
-    def examples(
-        self, source: Gradients, models: tuple[Mapping[str, Tensor], Mapping[str, Tensor]], x: Tensor, y: Tensor,
-        tasks: Sequence[LocalTask], step: int, seed: int,
-    ) -> Tensor:  # fmt: skip
-        """What the first K clients learn from, in place of x (K, B, *shape); models as now, and at the start."""
-        draws = [generator(seed, "adversarial", task.client, task.ordinal, step) for task in tasks[: len(x)]]
-        return self.attack(source, models[self.regenerate == "round"], x, y, draws)
+    classes: ClassVar[bool] = False
+    discloses: ClassVar[str | None] = None
+
+    @property
+    def effort(self) -> float:
+        """See `Objective`: the attack, and a training."""
+        return 1.0 + self.price
+
+    @property
+    def loss(self) -> Loss | None:
+        """See `Objective`."""
+        return None
+
+    def offset(self, tasks: Sequence[LocalTask]) -> Tensor | None:
+        """See `Objective`."""
+        return None
+
+    def examples(self, step: Step) -> Tensor:
+        """See `Objective`."""
+        return self.attack(step.source, self.model(step), step.x, step.y, step.draws("adversarial"))
+
+    def model(self, step: Step) -> Mapping[str, Tensor]:
+        """Whom they are to mislead."""
+        return step.params if self.regenerate == "step" else step.start

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Annotated, Literal
 
@@ -12,9 +13,12 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from fedsim.gradients import Gradients
+from fedsim.losses import Loss
 
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Slopes = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Of points (K, B, *shape): each one's slope, and losses (K, B)."""
 TINY = 1e-12
 
 
@@ -44,40 +48,50 @@ class PGD:
             raise ValueError(f"a range from {self.low} to {self.high} is none")
 
     @property
-    def effort(self) -> float:
+    def moves(self) -> bool:
+        """Whether it can move anything."""
+        return self.radius > 0 and self.steps > 0
+
+    @property
+    def price(self) -> float:
         """What it costs, in trainings on the example: forward, and back to the input, are two thirds of one."""
-        return 2 / 3 * self.restarts * self.steps if self.radius else 0.0
+        passes = 1 + self.restarts * (self.steps + 1) if self.looks else self.steps
+        return 2 / 3 * passes if self.moves else 0.0
+
+    @property
+    def looks(self) -> bool:
+        """Whether it looks at every point's loss."""
+        return self.restarts > 1 or self.best
 
     def attack(
-        self, source: Gradients, params: Mapping[str, Tensor], x: Tensor, y: Tensor, draws: Sequence[Generator]
-    ) -> Tensor:
-        """Examples (K, B, *shape) of K clients moved, each by its own parameters and its own randomness."""
-        if self.radius == 0 or self.steps == 0:
+        self, source: Gradients, params: Mapping[str, Tensor], x: Tensor, y: Tensor, draws: Sequence[Generator],
+        loss: Loss | None = None, offset: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Examples (K, B, *shape) of K clients moved, each by its own parameters and its own randomness.
+
+        To where a loss is high; see `Gradients` for `loss` and `offset`.
+        """
+        slopes = partial(source.of_inputs, params, y=y, loss=loss, offset=offset)
+        if not self.moves:
             return x
-        if self.restarts == 1 and not self.best:
-            return self._walk(source, params, x, y, self._start(x, draws))[0]
-        found, highest = x, source.of_inputs(params, x, y)[1]
+        if not self.looks:
+            return self._walk(slopes, x, self._start(x, draws))[0]
+        found, highest = x, slopes(x)[1]
         for _ in range(self.restarts):
-            point, loss = self._walk(source, params, x, y, self._start(x, draws), keep=True)
-            higher = loss > highest
-            found = torch.where(higher.view(*y.shape[:2], *[1] * (x.dim() - 2)), point, found)
-            highest = torch.where(higher, loss, highest)
+            point, losses = self._walk(slopes, x, self._start(x, draws))
+            found, highest = _higher((found, highest), (point, losses))
         return found
 
-    def _walk(
-        self, source: Gradients, params: Mapping[str, Tensor], x: Tensor, y: Tensor, point: Tensor, keep: bool = False
-    ) -> tuple[Tensor, Tensor]:
+    def _walk(self, slopes: Slopes, x: Tensor, point: Tensor) -> tuple[Tensor, Tensor]:
         """Where it ends; or where the loss was highest on the way, and that loss (K, B)."""
-        best, highest = point, torch.full(y.shape[:2], -torch.inf, dtype=x.dtype, device=x.device)
-        for turn in range(self.steps + keep):
-            slope, loss = source.of_inputs(params, point, y)
-            if keep:
-                higher = loss > highest
-                best = torch.where(higher.view(*loss.shape, *[1] * (x.dim() - 2)), point, best)
-                highest = torch.where(higher, loss, highest)
+        best, highest = point, torch.full(x.shape[:2], -torch.inf, dtype=x.dtype, device=x.device)
+        for turn in range(self.steps + self.looks):
+            slope, losses = slopes(point)
+            if self.looks:
+                best, highest = _higher((best, highest), (point, losses))
             if turn < self.steps:
                 point = self.projected(point + self.step * self._direction(slope), x)
-        return (best if keep else point), highest
+        return (best if self.looks else point), highest
 
     def _start(self, x: Tensor, draws: Sequence[Generator]) -> Tensor:
         if not self.random_start:
@@ -106,3 +120,11 @@ class PGD:
             length = away.flatten(2).norm(dim=2).view(*away.shape[:2], *[1] * (away.dim() - 2))
             away = away * (self.radius / length.clamp_min(TINY)).clamp_max(1.0)
         return (x + away).clamp(self.low, self.high)
+
+
+def _higher(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Of two points for each example, and their losses (K, B), those of the higher loss; of the first where equal."""
+    (here, loss), (there, its) = one, other
+    higher = its > loss
+    found = torch.where(higher.view(*higher.shape, *[1] * (here.dim() - 2)), there, here)
+    return found, torch.where(higher, its, loss)

@@ -1,0 +1,89 @@
+"""What a local step minimises: on which points, by which loss, at which price."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from fedsim.gradients import Gradients
+from fedsim.losses import Loss
+from fedsim.vector import Layout
+from fedsim.wire.codec import generator
+from fedsim.work import LocalTask
+
+
+@dataclass(frozen=True)
+class Step:
+    """A local step of K clients that train together, before it is taken."""
+
+    source: Gradients
+    params: Mapping[str, Tensor]
+    """Their models now, name -> (K, *shape)."""
+    x: Tensor
+    """Their own examples, (K, B, *shape)."""
+    y: Tensor
+    offset: Tensor | None
+    """What the objective adds to their scores, (K, outputs)."""
+    tasks: Sequence[LocalTask]
+    number: int
+    """Of the step in their training, from 0."""
+    seed: int
+    layout: Layout
+
+    @property
+    def start(self) -> dict[str, Tensor]:
+        """The models that they have started from, name -> (K, *shape)."""
+        return self.layout.unflatten(torch.stack([task.params for task in self.tasks]))
+
+    def draws(self, name: str) -> list[Generator]:
+        """Each client's own randomness for this step, under a name."""
+        return [generator(self.seed, name, task.client, task.ordinal, self.number) for task in self.tasks]
+
+
+class Objective(Protocol):
+    """What clients minimise. It does to a stack what it does to each client alone."""
+
+    classes: ClassVar[bool]
+    """Whether it makes sense of classes alone, not of points."""
+    discloses: ClassVar[str | None]
+    """What of a client's data its gradients depend on, besides one example each; None: nothing."""
+
+    @property
+    def effort(self) -> float:
+        """What a step costs, in plain trainings on its examples: forward is a third, back to the input another."""
+        ...
+
+    @property
+    def loss(self) -> Loss | None:
+        """Of the points that `examples` gives; None: the one for such labels."""
+        ...
+
+    def offset(self, tasks: Sequence[LocalTask]) -> Tensor | None:
+        """What is added to each client's scores while it trains, (K, outputs); None: nothing."""
+        ...
+
+    def examples(self, step: Step) -> Tensor:
+        """The points to learn from, (K, B, *shape); or (K, 2 B, *shape), where the loss is of pairs."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The loss of the examples as they are."""
+
+    classes: ClassVar[bool] = False
+    discloses: ClassVar[str | None] = None
+    effort: ClassVar[float] = 1.0
+    loss: ClassVar[Loss | None] = None
+
+    def offset(self, tasks: Sequence[LocalTask]) -> None:
+        """See `Objective`."""
+        return None
+
+    def examples(self, step: Step) -> Tensor:
+        """See `Objective`."""
+        return step.x
