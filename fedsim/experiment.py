@@ -22,11 +22,13 @@ from fedsim.evaluation import EnsembleEvaluator, Evaluator, PeerEvaluator, Robus
 from fedsim.fleet import Fleet
 from fedsim.hostility import Hostility
 from fedsim.models import initial_params, training_flops
+from fedsim.objectives import Plain
 from fedsim.progress import Progress
 from fedsim.rng import stream
 from fedsim.scenario import Arm
 from fedsim.selection import Select
 from fedsim.server import ServerSimulation
+from fedsim.sources import Backpropagation
 from fedsim.stage import Selects, Stage
 from fedsim.swarm import Swarm
 from fedsim.trace import Trace
@@ -133,7 +135,7 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
         raise ScenarioError(f"{place}: until.accuracy: these data have no classes, so there is no accuracy to reach")
     parts = source.partition.split(dataset, clients, seed)
     given |= {"shape": dataset.shape, "classes": dataset.outputs, "vocabulary": len(dataset.vocabulary)}
-    given |= {"clients": clients, "workers": clients, "jobs": keys.until.versions}
+    given |= {"clients": clients, "workers": clients, "jobs": keys.until.versions, "versions": keys.until.versions}
     given |= {"labels": _label_distributions(dataset, parts)}
     model, params = initial_params(lambda: arm.build(given, "model"), seed)
     layout = given["layout"] = Layout.of(model)
@@ -141,10 +143,12 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     poisoning = hostility.poisoning(dataset)
     local = arm.build(given, "local")
     _refuse_objective(arm, local, dataset)
+    _refuse_unprotected(arm, local)
     kept = local.optimizer_state == "kept"
     try:
         trainer = Trainer(model, dataset.x, dataset.y, parts, local.batch, local.optimizer, seed, keeps=kept,
-                          private=local.private, objective=local.objective, poisoning=poisoning)  # fmt: skip
+                          private=local.private, objective=local.objective, poisoning=poisoning,
+                          source=local.source, rules=local.rules)  # fmt: skip
     except ValueError as error:
         raise ScenarioError(f"{arm.place(('local', 'optimizer_state'))}: local.optimizer_state: {error}") from None
     work = _workload(local, parts.sizes, training_flops(model, dataset.x[:1]), 4 * layout.size)
@@ -173,6 +177,16 @@ def _refuse_objective(arm: Arm, local: Any, dataset: Dataset) -> None:
     if objective.discloses and local.private is not None:
         raise ScenarioError(f"{place}: local.objective: with {name} every gradient of a client depends on "
                             f"{objective.discloses}, which local.private gives no noise")  # fmt: skip
+
+
+def _refuse_unprotected(arm: Arm, local: Any) -> None:
+    """ScenarioError where clipped gradients get noise, but steps depend on the examples in other ways too."""
+    if local.private is None:
+        return
+    ways = {"source": type(local.source) is not Backpropagation, "control": local.control is not None}
+    for key in [key for key, said in ways.items() if said]:
+        raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: with it steps depend on examples in a way that "
+                            "local.private gives no noise")  # fmt: skip
 
 
 def _fleet(arm: Arm, given: Mapping[str, Any], clients: int, seed: int) -> Fleet:
@@ -210,7 +224,8 @@ def _workload(local: Any, sizes: Sequence[int], flops: float, nbytes: int) -> Wo
     steps = [
         local.steps or local.epochs * -(-held // max(1, batch)) for held, batch in zip(sizes, batches, strict=True)
     ]
-    effort = 1.0 if local.objective is None else local.objective.effort
+    objective = local.objective or Plain()
+    effort = objective.effort + (local.source.effort - 1) * objective.points + sum(rule.effort for rule in local.rules)
     seen = [round(count * batch * effort) for count, batch in zip(steps, batches, strict=True)]
     share = None if local.shrink is None else partial(local.shrink.share, local.passes)
     return Workload(steps=steps, seen=seen, held=sizes, flops=flops, down=nbytes, up=nbytes, share=share)

@@ -13,6 +13,7 @@ from fedsim.fleet import Failures
 from fedsim.network import Conditions
 from fedsim.objectives import PGD
 from fedsim.progress import Until
+from fedsim.steps.schedules import Constant
 from fedsim.units import Duration, Probability
 from fedsim.wire.examples import ExampleNoise
 from fedsim.wire.ledger import Accountant
@@ -73,6 +74,18 @@ class Local:
     """None: the loss of the examples as they are."""
     shrink: Shrink | None = None
     """None: steps or epochs stay as they are."""
+    source: Any = "backpropagation"
+    """Where the gradients come from."""
+    schedule: Any = "constant"
+    """What the learning rate is multiplied by, as time goes on."""
+    control: Any = None
+    """Shortens steps that go too far; None: nothing does."""
+
+    @property
+    def rules(self) -> list[Any]:
+        """For the length of steps, in order; a control comes last, as what it caps is the step that is taken."""
+        rules = [] if isinstance(self.schedule, Constant) else [self.schedule]
+        return rules if self.control is None else [*rules, self.control]
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):

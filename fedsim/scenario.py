@@ -31,8 +31,10 @@ from fedsim.peers import COLLECTIVES, PEERS
 from fedsim.results import sha256
 from fedsim.schema import Path, Schema
 from fedsim.selection import SELECT
+from fedsim.sources import SOURCES
 from fedsim.staleness import DISCOUNTS
 from fedsim.stalling import TIMINGS
+from fedsim.steps import CONTROLS, SCHEDULES
 from fedsim.wire import CLIPS, CODECS
 from fedsim.yamlfile import YamlFile
 
@@ -51,6 +53,9 @@ FAMILIES = {
     "merge": MERGE,
     "trace": TRACES,
     "optimizer": OPTIMIZERS,
+    "source": SOURCES,
+    "schedule": SCHEDULES,
+    "control": CONTROLS,
     "select": SELECT,
     "aggregator": AGGREGATORS,
     "discount": DISCOUNTS,
@@ -90,6 +95,7 @@ GIVEN = {
     "objective": ("labels",),
     "defence": ("seed",),
     "poison": ("classes",),
+    "schedule": ("versions",),
     "executor": ("train", "worth", "row_bytes", "synchronous", "nothing"),
 }
 """Arguments of constructors that come from the run and not from the file."""

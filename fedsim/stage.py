@@ -148,8 +148,11 @@ class Stage:
         if arm.keys.local.steps != 1:
             raise ScenarioError(f"{arm.place(('local',))}: local: a job is one gradient of {arm.keys.local.batch} "
                                 "examples of everybody's: with coding it has to say steps: 1")  # fmt: skip
-        for key in ("objective", "private", "shrink"):
-            if getattr(arm.keys.local, key) is not None:
+        usual = {"objective": None, "private": None, "shrink": None, "control": None, "schedule": "constant",
+                 "source": "backpropagation"}  # fmt: skip
+        for key, plain in usual.items():
+            said = getattr(arm.keys.local, key)
+            if getattr(said, "name", said) != plain:
                 raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: a job is one gradient of the loss of "
                                     "examples as they are")  # fmt: skip
         if arm.keys.evaluate.clients:

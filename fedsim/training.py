@@ -19,8 +19,11 @@ from fedsim.drift import Drift, Left
 from fedsim.gradients import choose
 from fedsim.models import check_trainable
 from fedsim.objectives import Objective, Plain, Step
+from fedsim.optimizers.addressed import Addressed
 from fedsim.optimizers.memory import Memory, StackMemory, check_memory, likeness
 from fedsim.rng import stream
+from fedsim.sources import PLAIN, Source
+from fedsim.steps.rule import Proposal, Rule, taken
 from fedsim.vector import Layout
 from fedsim.wire.examples import ExampleNoise
 from fedsim.work import ClientState, LocalResult, LocalTask
@@ -62,6 +65,8 @@ class Trainer:
         private: clip every example's gradient, and add noise to each step's: DP-SGD.
         objective: what a step minimises; None: the loss of the examples as they are.
         poisoning: what some of them have in place of their examples, as they attack; None: all are honest.
+        source: where the gradients of a step come from.
+        rules: how far steps go of what the optimizer proposes, one after another.
 
     Raises:
         ValueError: a model with BatchNorm or Dropout; an optimizer whose memory cannot be kept, if it has to be.
@@ -72,11 +77,13 @@ class Trainer:
         optimizer: Callable[[list[Tensor]], Optimizer], seed: int, cohort: int | None = None,
         keeps: bool = False, private: ExampleNoise | None = None,
         objective: Objective | None = None, poisoning: Poisoning | None = None,
+        source: Source = PLAIN, rules: Sequence[Rule] = (),
     ) -> None:  # fmt: skip
         check_trainable(model)
         self.x, self.y, self.parts, self.batch, self.optimizer, self.seed = x, y, parts, batch, optimizer, seed
         self.layout = Layout.of(model)
         self.private, self.objective, self.poisoning = private, objective or Plain(), poisoning
+        self.source, self.rules = source, rules
         self.gradients, self.worth = choose(model, self.layout.size, batch, x.device, private and private.clip)
         self.stackable = getattr(optimizer, "stackable", True)
         self.cohort = min(cohort or self.worth, self.worth) if self.stackable else 1
@@ -126,6 +133,8 @@ class Trainer:
         loss, offsets = self.objective.loss, self.objective.offset(tasks)
         moved = [tensor if self.stackable else tensor[0] for tensor in params.values()]
         optimizer, active = self.optimizer(moved), len(tasks)
+        if isinstance(optimizer, Addressed):
+            optimizer.begin(tasks, self.seed, stacked=self.stackable)
         memory = StackMemory(optimizer, dict(zip(params, moved, strict=True)), self.layout)
         memory.recall([task.kept.optimizer for task in tasks])
         remembered: list[Memory] = []
@@ -139,17 +148,23 @@ class Trainer:
             y, own = labels[step, :active], None if offsets is None else offsets[:active]
             if self.poisoning:
                 x, y = self.poisoning.spoiled(x, y, tasks)
-            points = self.objective.examples(
-                Step(self.gradients, params, x, y, own, tasks[:active], step, self.seed, self.layout)
-            )
-            grads, losses[step, :active] = self.gradients(params, points, y, loss, own)
+            now = Step(self.gradients, params, x, y, own, tasks[:active], step, self.seed, self.layout)
+            points = self.objective.examples(now)
+            grads, losses[step, :active] = self.source.gradients(now, points, loss)
             if self.private:
                 self.private.add(grads, tasks[:active], step, x.shape[1], self.seed)
             if correction:
                 correction.add(grads, params)
+            before = {name: tensor.clone() for name, tensor in params.items()} if self.rules else {}
             for tensor, name in zip(moved, params, strict=True):
-                tensor.grad = grads.pop(name).reshape(tensor.shape)
+                tensor.grad = grads[name].reshape(tensor.shape)
             optimizer.step()
+            for rule in self.rules:
+                change = {name: tensor - before[name] for name, tensor in params.items()}
+                proposal = Proposal(now, points, loss, before, change, grads)
+                for name, after in taken(proposal, rule.factors(proposal)).items():
+                    params[name].copy_(after)
+            grads.clear()
             optimizer.zero_grad()  # frees them, so that the next ones are written where they were
         remembered = memory.of(slice(0, active)) + remembered if self.keeps else [{}] * len(tasks)
         left = correction.finish(tasks) if correction else None

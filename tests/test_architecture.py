@@ -65,6 +65,8 @@ NUMBERS = [
     "aggregators",
     "peers",
     "objectives",
+    "sources",
+    "steps",
     "defences",
     "attacks",
     "optimizers",

@@ -26,6 +26,7 @@ class Adversarial(PGD):
     regenerate: Literal["step", "round"] = "step"
 
     classes: ClassVar[bool] = False
+    points: ClassVar[int] = 1
     discloses: ClassVar[str | None] = None
 
     @property

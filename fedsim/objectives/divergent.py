@@ -58,6 +58,7 @@ class Trades(Divergent):
 
     beta: NotNegative = 6.0
     """1 / lambda."""
+    points: ClassVar[int] = 2
 
     @property
     def effort(self) -> float:

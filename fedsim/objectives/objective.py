@@ -49,6 +49,8 @@ class Objective(Protocol):
 
     classes: ClassVar[bool]
     """Whether it makes sense of classes alone, not of points."""
+    points: ClassVar[int]
+    """How many points are learnt from for each example."""
     discloses: ClassVar[str | None]
     """What of a client's data its gradients depend on, besides one example each; None: nothing."""
 
@@ -76,6 +78,7 @@ class Plain:
     """The loss of the examples as they are."""
 
     classes: ClassVar[bool] = False
+    points: ClassVar[int] = 1
     discloses: ClassVar[str | None] = None
     effort: ClassVar[float] = 1.0
     loss: ClassVar[Loss | None] = None
