@@ -35,8 +35,6 @@ METHODS = {
 }
 """Measured every three rounds or so, whatever a round takes."""
 COLOUR = dict(zip(METHODS, COLOURS, strict=False))
-LABELS = {"TRADES": (0, 9), "CalFAT": (0, -13), "SFAT": (-13, -13), "FAL, falling": (0, -13)}
-"""Where a name stands beside its point, which is above it for the others; in points."""
 SEEDS = 10 if FIGURE.full else 4
 
 Key = tuple[str, str, int]
@@ -85,7 +83,7 @@ def judge(runs: dict[Key, fedsim.Run]) -> None:
     for method, kind in (("CalFAT", clean), ("CalFAT", robust), ("SFAT", robust), ("TRADES", robust)):
         gain = late(runs, method, kind) - late(runs, "FAL", kind)
         name = kind.replace("_", " ") if kind == robust else f"clean {kind}"
-        FIGURE.judge(above(f"skewed: {method}'s {name} is above FAL's", gain.tolist(), 0.0))
+        FIGURE.judge(above(f"skewed: {name} of {method} is above FAL's", gain.tolist(), 0.0))
     kept = late(runs, "FAL, falling", robust) - late(runs, "FAL", robust) + 0.02
     part = seconds(runs, "FAL, falling") / seconds(runs, "FAL")
     FIGURE.judge(above(f"skewed: falling steps cost two points at most, in {part:.2f} of the time", kept.tolist(), 0.0))
@@ -93,19 +91,20 @@ def judge(runs: dict[Key, fedsim.Run]) -> None:
 
 def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
     """Accuracies by rounds; and where each method ends."""
-    drawing, panels = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    drawing, panels = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained", width_ratios=(1, 1, 1.1))
     for panel, place in zip(panels, PLACES, strict=False):
         for method in ("FedAvg", "FAL"):
             for kind, style in (("accuracy", "--"), ("robust_accuracy", "-")):
                 curve(panel, [runs[method, place, seed].metrics for seed in range(SEEDS)], kind, style, COLOUR[method])
-        panel.set(xlabel="rounds", title=place, ylim=(0, 0.9), ylabel=f"test accuracy, mean and range of {SEEDS} seeds")
+        panel.set(xlabel="rounds", title=place, ylim=(0, 0.9))
+    panels[0].set(ylabel=f"test accuracy, mean and range of {SEEDS} seeds")
     lines = [Line2D([], [], color=COLOUR[method], label=method) for method in ("FedAvg", "FAL")]
     lines += [
         Line2D([], [], color="grey", linestyle=style, label=label)
         for style, label in (("--", "clean"), ("-", "robust"))
     ]
     panels[0].legend(handles=lines, fontsize=7, loc="lower right", ncols=2)
-    trade(panels[2], runs)
+    beside(panels[2], runs)
     return drawing
 
 
@@ -117,15 +116,22 @@ def curve(panel: Axes, found: list, kind: str, style: str, colour: str) -> None:
     panel.fill_between(versions, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
 
 
-def trade(panel: Axes, runs: dict[Key, fedsim.Run]) -> None:
-    """Robust against clean accuracy at the end, under skew: each seed, and the mean."""
-    for method, colour in COLOUR.items():
-        x, y = late(runs, method, "accuracy"), late(runs, method, "robust_accuracy")
-        panel.scatter(x, y, s=10, color=colour, alpha=0.4, linewidth=0)
-        panel.scatter(x.mean(), y.mean(), s=55, color=colour, edgecolor="white", zorder=3)
-        panel.annotate(method, (x.mean(), y.mean()), LABELS.get(method, (0, 8)), textcoords="offset points",
-                       ha="center", fontsize=8, color=colour)  # fmt: skip
-    panel.set(xlabel="clean accuracy", ylabel="robust accuracy", title=f"{SKEWED}, at the end")
+def beside(panel: Axes, runs: dict[Key, fedsim.Run]) -> None:
+    """What other methods add to FAL's accuracies under skew: each seed, and the mean."""
+    others = [method for method in METHODS if method not in ("FedAvg", "FAL")]
+    for row, method in enumerate(others):
+        for kind, shift, fill in (("robust_accuracy", -0.14, True), ("accuracy", 0.14, False)):
+            gains = late(runs, method, kind) - late(runs, "FAL", kind)
+            looks = {"color": COLOUR[method]} if fill else {"facecolor": "white", "edgecolor": COLOUR[method]}
+            panel.scatter(gains, [row + shift] * SEEDS, s=14, alpha=0.6, **looks)
+            panel.scatter(gains.mean(), row + shift, s=90, marker="D", zorder=3, **looks)
+    panel.axvline(0, color=COLOUR["FAL"], linewidth=1.5)
+    names = [f"{method}\n{seconds(runs, method) / seconds(runs, 'FAL'):.2f} of its time" for method in others]
+    panel.set_yticks(range(len(others)), names, fontsize=8)
+    panel.set(ylim=(len(others) - 0.5, -0.8), xlabel="accuracy above FAL's", title=f"{SKEWED}, beside FAL")
+    marks = [Line2D([], [], color="grey", marker="D", linestyle="", markerfacecolor=face, label=label)
+             for face, label in (("grey", "robust"), ("white", "clean"))]  # fmt: skip
+    panel.legend(handles=marks, fontsize=7, loc="upper left", ncols=2)
 
 
 if __name__ == "__main__":
