@@ -16,7 +16,7 @@ from fedsim.data import Dataset, Parts
 from fedsim.errors import ScenarioError
 from fedsim.gradients import Gradients
 from fedsim.losses import loss_of
-from fedsim.models.normalisation import calibrated
+from fedsim.models.normalisation import estimated, fixed
 from fedsim.objectives import PGD
 from fedsim.vector import Layout, mean
 from fedsim.wire.codec import generator
@@ -149,13 +149,21 @@ class Evaluator:
     @torch.no_grad()
     def _measure(self, params: Tensor) -> Measured:
         named = self.layout.unflatten(params)
-        with calibrated(self.model, named, self.calibration):
+        with fixed(self.modules, estimated(self.model, named, self.calibration)):
             return self._judge(named)
 
-    def _judge(self, named: Mapping[str, Tensor]) -> Measured:
-        def scores(x: Tensor) -> Tensor:
-            return functional_call(self.model, dict(named), (x,))
+    @property
+    def modules(self) -> list[nn.Module]:
+        """All that compute scores for it, attacks' among them."""
+        attacked = getattr(self.robust and self.robust.source, "module", None)
+        return [self.model] if attacked is None else [self.model, attacked]
 
+    def scores(self, named: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Of a model with these parameters, (B, outputs)."""
+        return functional_call(self.model, dict(named), (x,))
+
+    def _judge(self, named: Mapping[str, Tensor]) -> Measured:
+        scores = partial(self.scores, named)
         model, clients = {}, {"client": np.arange(len(self.sizes)), "examples": self.sizes}
         robust = self.robust
         moves: Mapping[str, Move | None] = {"": None, **({"robust_": partial(robust.move, named)} if robust else {})}

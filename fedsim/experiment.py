@@ -13,6 +13,7 @@ from typing import Any
 import networkx as nx
 import numpy as np
 import torch
+from torch import nn
 
 from fedsim.cell import Workload
 from fedsim.coded import CodedSimulation
@@ -22,7 +23,10 @@ from fedsim.evaluation import EnsembleEvaluator, Evaluator, PeerEvaluator, Robus
 from fedsim.fleet import Fleet
 from fedsim.hostility import Hostility
 from fedsim.models import initial_params, training_flops
-from fedsim.objectives import Plain
+from fedsim.models.normalisation import norms
+from fedsim.objectives import FedRBN, Plain
+from fedsim.own_models import OwnModels
+from fedsim.personal import personal_names
 from fedsim.progress import Progress
 from fedsim.rng import stream
 from fedsim.scenario import Arm
@@ -34,7 +38,7 @@ from fedsim.swarm import Swarm
 from fedsim.trace import Trace
 from fedsim.training import Trainer
 from fedsim.vector import Layout
-from fedsim.work import Measured
+from fedsim.work import ClientState, Measured
 
 
 @dataclass
@@ -51,6 +55,7 @@ class Experiment:
     layout: Layout
     params: torch.Tensor
     hostility: Hostility
+    dataset: Dataset
 
     @property
     def timing_only(self) -> bool:
@@ -99,6 +104,12 @@ class Experiment:
         liars = self.hostility.liars
         return PeerEvaluator(self.evaluator, keys.evaluate.clients, liars.who if liars else ())
 
+    def own_models(self, states: Callable[[], Mapping[int, ClientState]]) -> OwnModels:
+        """What measures the models that clients have for themselves."""
+        objective = self.trainer.objective if isinstance(self.trainer.objective, FedRBN) else None
+        return OwnModels(self.evaluator, self.trainer.personal, self.dataset, self.trainer.parts, states, objective,
+                         self.given["seed"], self.arm.keys.evaluate.clients)  # fmt: skip
+
     def another_start(self, number: int) -> torch.Tensor:
         """The start of a further model, (P,); that of number 0 is `params`."""
         if number == 0:
@@ -142,31 +153,32 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     hostility = Hostility(arm, given)
     poisoning = hostility.poisoning(dataset)
     local = arm.build(given, "local")
-    _refuse_objective(arm, local, dataset)
+    _refuse_objective(arm, local, dataset, model)
     _refuse_unprotected(arm, local)
     kept = local.optimizer_state == "kept"
     try:
         trainer = Trainer(model, dataset.x, dataset.y, parts, local.batch, local.optimizer, seed, keeps=kept,
                           private=local.private, objective=local.objective, poisoning=poisoning,
-                          source=local.source, rules=local.rules)  # fmt: skip
+                          source=local.source, rules=local.rules, personal=_personal(arm, local, model))  # fmt: skip
     except ValueError as error:
         raise ScenarioError(f"{arm.place(('local', 'optimizer_state'))}: local.optimizer_state: {error}") from None
-    work = _workload(local, parts.sizes, training_flops(model, dataset.x[:1]), 4 * layout.size)
+    shared = layout.size - int(trainer.personal.mask.sum())
+    work = _workload(local, parts.sizes, training_flops(model, dataset.x[:1]), 4 * shared)
     fleet = _fleet(arm, given, clients, seed)
     graph = _network(arm, given, fleet)
-    each = keys.evaluate.clients and keys.peers is None
+    each = keys.evaluate.clients and keys.peers is None and not trainer.judged_apart
     evaluator = Evaluator(model, layout, dataset, parts, keys.evaluate.train, each)
     if keys.evaluate.robust is not None:
         attack = replace(arm.build({}, "evaluate", "robust"), best=True)
-        evaluator.robust = Robust(attack, trainer.gradients, seed)
+        evaluator.robust = Robust(attack, trainer.plain, seed)
     if poisoning is not None:
         evaluator.aim_at(*poisoning.poison.aim(dataset.x_test, dataset.y_test))
-    experiment = Experiment(arm, given, fleet, graph, work, trainer, evaluator, layout, params, hostility)
+    experiment = Experiment(arm, given, fleet, graph, work, trainer, evaluator, layout, params, hostility, dataset)
     experiment.simulation(Trace())  # what it refuses is refused before anything runs
     return experiment
 
 
-def _refuse_objective(arm: Arm, local: Any, dataset: Dataset) -> None:
+def _refuse_objective(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> None:
     """ScenarioError where what clients are to minimise is not for these data, or gives away what noise should hide."""
     objective = local.objective
     if objective is None:
@@ -174,9 +186,18 @@ def _refuse_objective(arm: Arm, local: Any, dataset: Dataset) -> None:
     place, name = arm.place(("local", "objective")), arm.keys.local.objective.name
     if objective.classes and not dataset.has_classes:
         raise ScenarioError(f"{place}: local.objective: {name} is for classes, which these data do not have")
+    if isinstance(objective, FedRBN) and not norms(model):
+        raise ScenarioError(f"{place}: local.objective: {name} is for models with BatchNorm, as resnet has")
     if objective.discloses and local.private is not None:
         raise ScenarioError(f"{place}: local.objective: with {name} every gradient of a client depends on "
                             f"{objective.discloses}, which local.private gives no noise")  # fmt: skip
+
+
+def _personal(arm: Arm, local: Any, model: nn.Module) -> tuple[str, ...]:
+    try:
+        return personal_names(model, local.personal)
+    except ValueError as error:
+        raise ScenarioError(f"{arm.place(('local', 'personal'))}: local.personal: {error}") from None
 
 
 def _refuse_unprotected(arm: Arm, local: Any) -> None:
@@ -225,7 +246,10 @@ def _workload(local: Any, sizes: Sequence[int], flops: float, nbytes: int) -> Wo
         local.steps or local.epochs * -(-held // max(1, batch)) for held, batch in zip(sizes, batches, strict=True)
     ]
     objective = local.objective or Plain()
-    effort = objective.effort + (local.source.effort - 1) * objective.points + sum(rule.effort for rule in local.rules)
-    seen = [round(count * batch * effort) for count, batch in zip(steps, batches, strict=True)]
+    more = (local.source.effort - 1) * objective.points + sum(rule.effort for rule in local.rules)
+    seen = [
+        round(count * batch * (objective.effort_of(client) + more))
+        for client, (count, batch) in enumerate(zip(steps, batches, strict=True))
+    ]
     share = None if local.shrink is None else partial(local.shrink.share, local.passes)
     return Workload(steps=steps, seen=seen, held=sizes, flops=flops, down=nbytes, up=nbytes, share=share)

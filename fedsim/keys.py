@@ -74,6 +74,8 @@ class Local:
     """None: the loss of the examples as they are."""
     shrink: Shrink | None = None
     """None: steps or epochs stay as they are."""
+    personal: Literal["norms"] | tuple[str, ...] | None = None
+    """Parameters that stay with the client: those of normalisation layers, or by the beginnings of their names."""
     source: Any = "backpropagation"
     """Where the gradients come from."""
     schedule: Any = "constant"

@@ -92,7 +92,7 @@ GIVEN = {
     "peers": ("clients", "seed"),
     "coding": ("workers", "jobs", "seed"),
     "codec": ("layout",),
-    "objective": ("labels",),
+    "objective": ("labels", "clients", "seed"),
     "defence": ("seed",),
     "poison": ("classes",),
     "schedule": ("versions",),

@@ -67,14 +67,40 @@ class Stage:
         train = partial(self.experiment.trainer, drift=aggregator.drift)
         world = self.world_of(wire.carry(train), aggregator.synchronous, wire.keeps)
         if not isinstance(wire.codec, Masked):
-            return ServerSimulation(world, aggregator, work, self.progress, wire=wire)
+            simulation = ServerSimulation(world, aggregator, work, self.progress, wire=wire)
+            if self.experiment.trainer.judged_apart:
+                self.let_clients_be_judged(simulation)
+            return simulation
         threshold = self.experiment.arm.keys.wire.secure.threshold
         return SecureSimulation(world, aggregator, work, self.progress, wire=wire, threshold=threshold,
                                 traffic=wire.traffic)  # fmt: skip
 
+    def refuse_personal(self, why: str) -> None:
+        """ScenarioError if clients are to have models of their own."""
+        arm = self.experiment.arm
+        if self.experiment.trainer.judged_apart:
+            key = "objective" if arm.keys.local.personal is None else "personal"
+            raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: clients have models of their own: {why}")
+
+    def let_clients_be_judged(self, simulation: ServerSimulation) -> None:
+        """By their own models, as something of them stays with each; ScenarioError where it could not."""
+        arm, wire, drift = self.experiment.arm, simulation.wire, simulation.aggregator.drift
+        faults = {
+            "a codec's messages are of whole models": wire is None or wire.plain,
+            "this aggregator corrects the gradients of whole models": drift is None,
+            "then only clients have models: leave out evaluate.train": not arm.keys.evaluate.train,
+            "a poison's aim is a model that all share": self.experiment.evaluator.aim is None,
+        }
+        for why in [why for why, fine in faults.items() if not fine]:
+            raise ScenarioError(f"{arm.place(('local', 'personal'))}: local.personal: {why}")
+        if not self.timing_only:
+            self.progress.evaluate = self.experiment.own_models(
+                lambda: {client: kept.settled() for client, kept in simulation.kept.items()})  # fmt: skip
+
     def hierarchy(self) -> ServerSimulation:
         """Edges between the server and the clients, which belong to the edges in turn."""
         refuse_wire(self.experiment.arm, "edges sum up their clients' models themselves")
+        self.refuse_personal("edges serve models that all share")
         arm, held = self.experiment.arm, self.experiment.work.held
         rounds, seed = arm.keys.edges.rounds, self.experiment.given["seed"]
         network = arm.build(self.experiment.given, "network")
@@ -105,6 +131,7 @@ class Stage:
 
     def swarm(self) -> Swarm:
         """No server, and everybody a peer."""
+        self.refuse_personal("peers send whole models")
         why = "peers send whole models, which codecs of changes would spoil"
         refuse_wire(self.experiment.arm, why, but=["adversaries", "defence"])
         experiment, arm = self.experiment, self.experiment.arm
@@ -148,8 +175,8 @@ class Stage:
         if arm.keys.local.steps != 1:
             raise ScenarioError(f"{arm.place(('local',))}: local: a job is one gradient of {arm.keys.local.batch} "
                                 "examples of everybody's: with coding it has to say steps: 1")  # fmt: skip
-        usual = {"objective": None, "private": None, "shrink": None, "control": None, "schedule": "constant",
-                 "source": "backpropagation"}  # fmt: skip
+        usual = {"objective": None, "personal": None, "private": None, "shrink": None, "control": None,
+                 "schedule": "constant", "source": "backpropagation"}  # fmt: skip
         for key, plain in usual.items():
             said = getattr(arm.keys.local, key)
             if getattr(said, "name", said) != plain:
@@ -236,5 +263,5 @@ class Stage:
         executor = Null(LocalResult(nothing, 0.0, extra=nothing)) if self.timing_only else experiment.arm.build(
             {"train": train, "worth": experiment.trainer.cohort, "row_bytes": 4 * experiment.layout.size,
              "synchronous": synchronous}, "executor")  # fmt: skip
-        return Simulation(experiment.fleet, experiment.graph, executor, self.trace, keeps or experiment.trainer.keeps,
+        return Simulation(experiment.fleet, experiment.graph, executor, self.trace, keeps or experiment.trainer.lasting,
                           experiment.hostility.stalling)  # fmt: skip

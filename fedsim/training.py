@@ -7,7 +7,7 @@ nothing: not a bit for dense networks (`gradients.closed_form`), rounding errors
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,9 +18,10 @@ from torch.optim import Optimizer
 from fedsim.drift import Drift, Left
 from fedsim.gradients import choose
 from fedsim.models import check_trainable
-from fedsim.objectives import Objective, Plain, Step
+from fedsim.objectives import FedRBN, Objective, Plain, Step
 from fedsim.optimizers.addressed import Addressed
 from fedsim.optimizers.memory import Memory, StackMemory, check_memory, likeness
+from fedsim.personal import Personal
 from fedsim.rng import stream
 from fedsim.sources import PLAIN, Source
 from fedsim.steps.rule import Proposal, Rule, taken
@@ -67,6 +68,7 @@ class Trainer:
         poisoning: what some of them have in place of their examples, as they attack; None: all are honest.
         source: where the gradients of a step come from.
         rules: how far steps go of what the optimizer proposes, one after another.
+        personal: parameters that stay with the client, by name.
 
     Raises:
         ValueError: a model with BatchNorm or Dropout; an optimizer whose memory cannot be kept, if it has to be.
@@ -77,19 +79,31 @@ class Trainer:
         optimizer: Callable[[list[Tensor]], Optimizer], seed: int, cohort: int | None = None,
         keeps: bool = False, private: ExampleNoise | None = None,
         objective: Objective | None = None, poisoning: Poisoning | None = None,
-        source: Source = PLAIN, rules: Sequence[Rule] = (),
+        source: Source = PLAIN, rules: Sequence[Rule] = (), personal: Collection[str] = (),
     ) -> None:  # fmt: skip
         check_trainable(model)
         self.x, self.y, self.parts, self.batch, self.optimizer, self.seed = x, y, parts, batch, optimizer, seed
         self.layout = Layout.of(model)
         self.private, self.objective, self.poisoning = private, objective or Plain(), poisoning
         self.source, self.rules = source, rules
+        self.personal = Personal(personal, self.layout)
         self.gradients, self.worth = choose(model, self.layout.size, batch, x.device, private and private.clip)
+        self.plain, self.gradients = self.gradients, self.objective.gradients(self.gradients)
         self.stackable = getattr(optimizer, "stackable", True)
         self.cohort = min(cohort or self.worth, self.worth) if self.stackable else 1
         self.keeps = keeps
         if keeps:
             check_memory(optimizer, self.layout, self.stackable)
+
+    @property
+    def judged_apart(self) -> bool:
+        """Whether there is no one model that all clients have: parameters or statistics are each one's own."""
+        return self.personal.any or isinstance(self.objective, FedRBN)
+
+    @property
+    def lasting(self) -> bool:
+        """Whether a training goes on from what the client's last one has left."""
+        return self.keeps or self.personal.any
 
     @property
     def momentum(self) -> float | None:
@@ -103,6 +117,7 @@ class Trainer:
         ValueError if a client is to train but holds no example.
         """
         results = {}
+        tasks = [self.personal.own(task) for task in tasks]
         for stack in self._stacks(tasks):
             results.update(zip(stack, self._train([tasks[place] for place in stack], drift), strict=True))
         return [results[place] for place in range(len(tasks))]
@@ -195,8 +210,9 @@ class Trainer:
             count = max(1, seen.size)
             loss, square_loss = float(seen.sum()) / count, float(np.square(seen).sum()) / count
             drift, extra = [None if rows is None else rows[k].clone() for rows in left or (None, None)]
-            kept = ClientState(drift, remembered[k])
-            results.append(LocalResult(end[k] - task.params, loss, square_loss, kept, extra))
+            delta, own = self.personal.withheld(end[k], task.params)
+            kept = ClientState(drift, remembered[k], personal=own)
+            results.append(LocalResult(delta, loss, square_loss, kept, extra))
         return results
 
 

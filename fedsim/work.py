@@ -22,6 +22,8 @@ class ClientState:
     """What a correction against drift keeps, flat (P,)."""
     optimizer: Mapping[str, Tensor | float] = field(default_factory=dict)
     """What the optimizer remembers, by its own names: flat vectors (P,), and numbers such as a count of steps."""
+    personal: Tensor | None = None
+    """Its own values of the parameters that it does not share."""
     wire: Mapping[str, Tensor] = field(default_factory=dict)
     """What a codec keeps from one message to the next, and what the last message has lost."""
 
@@ -120,6 +122,12 @@ class Kept:
     maker: Deferred | None
     """Who is to make it; None: it is made."""
     state: ClientState = STATELESS
+
+    def settled(self) -> ClientState:
+        """It, made now if it was not yet."""
+        if self.maker is not None:
+            self.maker.result()
+        return self.state
 
 
 class Executor(Protocol):

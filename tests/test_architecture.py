@@ -65,6 +65,8 @@ NUMBERS = [
     "aggregators",
     "peers",
     "objectives",
+    "personal",
+    "own_models",
     "sources",
     "steps",
     "defences",

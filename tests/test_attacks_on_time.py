@@ -80,6 +80,14 @@ def test_whoever_keeps_its_answer_is_as_stale_as_it_wants_to_be() -> None:
     assert set(stale) == {3}
 
 
+def test_whoever_is_stale_enough_already_answers_at_once() -> None:
+    """It needs 3.5 seconds, the other one: three steps have been taken meanwhile, and nothing is waited for."""
+    run = started(lambda params, roster: FedBuff(params, roster, concurrency=2, goal=1), devices(3.5, 1.0),
+                  Until(versions=12), stalling=Stalling(ONE, Stale(2)))  # fmt: skip
+    arrivals = [(row[0] / SECOND, row[5]) for row in run.trace.of(ARRIVE) if row[2] == 0]
+    assert arrivals[0] == (3.5, 3)
+
+
 def test_it_does_not_wait_for_ever() -> None:
     """Two clients, of whom only the attacker works: nobody takes a step until its patience is over."""
     run = started(lambda params, roster: FedBuff(params, roster, concurrency=1, goal=1), devices(1.0),

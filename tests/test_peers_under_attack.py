@@ -131,6 +131,16 @@ def test_metrics_are_those_of_honest_peers() -> None:
     assert simulation.progress.rows[-1]["merged_accuracy"] == pytest.approx(merged, abs=0.003)
 
 
+def test_peers_sleep_before_they_strike() -> None:
+    """A lie from round 3 on changes nothing in three rounds, and something in four."""
+    for rounds, same in ((3, True), (4, False)):
+        changes = {"until": {"versions": rounds}}
+        late = {"lie": {"scaled": {"factor": 5.0}}, "share": 0.2, "since": 3}
+        lying, honest = run(**changes, adversaries=late)[0], run(**changes)[0]
+        pairs = zip(lying.params, honest.params, strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs) == same
+
+
 def test_poison_and_pace_work_among_peers() -> None:
     poisoned = last(adversaries={"poison": "backdoor", "share": 0.3, "timing": {"pace": {"factor": 3}}})
     assert poisoned["attack_success"] > 0.5

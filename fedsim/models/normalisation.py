@@ -6,7 +6,7 @@ a merged model. A mean of models has averages of its own, which the mean of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -20,7 +20,7 @@ Statistics = tuple[Tensor, Tensor]
 class BatchNorm(nn.Module):
     """Normalises each channel of (B, channels, ...) over batch and places, then scales and shifts it.
 
-    Ioffe & Szegedy, 2015. Without buffers: the statistics are the batch's own, unless `calibrated` has set others.
+    Ioffe & Szegedy, 2015. Without buffers: the statistics are the batch's own, unless `fixed` has set others.
     """
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
@@ -46,23 +46,38 @@ class BatchNorm(nn.Module):
         return mean, variance
 
 
-@contextmanager
-def calibrated(model: nn.Module, named: Mapping[str, Tensor], batches: Sequence[Tensor]) -> Iterator[None]:
-    """Inside, the model's BatchNorms use the mean of their statistics over these batches, at these parameters.
+def estimated(model: nn.Module, named: Mapping[str, Tensor], batches: Sequence[Tensor]) -> list[Statistics]:
+    """The mean of each BatchNorm's statistics over these batches, at these parameters, in the order of the layers.
 
     Each layer is estimated while the layers before it still use their own batch, as torch does. Models without
     BatchNorm look at no batch.
     """
-    layers = [layer for layer in model.modules() if isinstance(layer, BatchNorm)]
+    layers = norms(model)
     for layer in layers:
         layer.collected = []
     for batch in batches if layers else ():
         functional_call(model, dict(named), (batch,))
+    found = []
     for layer in layers:
         means, variances = zip(*layer.collected or (), strict=True)
-        layer.fixed, layer.collected = (torch.stack(means).mean(0), torch.stack(variances).mean(0)), None
+        found.append((torch.stack(means).mean(0), torch.stack(variances).mean(0)))
+        layer.collected = None
+    return found
+
+
+@contextmanager
+def fixed(models: Iterable[nn.Module], statistics: Sequence[Statistics]) -> Iterator[None]:
+    """Inside, the BatchNorms of these models, which are alike, use these statistics."""
+    layers = [layer for model in models for layer in zip(norms(model), statistics, strict=True)]
+    for layer, own in layers:
+        layer.fixed = own
     try:
         yield
     finally:
-        for layer in layers:
+        for layer, _ in layers:
             layer.fixed = None
+
+
+def norms(model: nn.Module) -> list[BatchNorm]:
+    """All its BatchNorms, in order."""
+    return [layer for layer in model.modules() if isinstance(layer, BatchNorm)]

@@ -8,7 +8,13 @@ from fedsim.objectives.adversarial import Adversarial
 from fedsim.objectives.divergent import CalFAT, Trades
 from fedsim.objectives.objective import Objective, Plain, Step
 from fedsim.objectives.pgd import PGD
+from fedsim.objectives.propagated import FedRBN
 
-OBJECTIVES: dict[str, Callable[..., Objective]] = {"adversarial": Adversarial, "trades": Trades, "calfat": CalFAT}
+OBJECTIVES: dict[str, Callable[..., Objective]] = {
+    "adversarial": Adversarial,
+    "trades": Trades,
+    "calfat": CalFAT,
+    "fedrbn": FedRBN,
+}
 
-__all__ = ["OBJECTIVES", "PGD", "Adversarial", "CalFAT", "Objective", "Plain", "Step", "Trades"]
+__all__ = ["OBJECTIVES", "PGD", "Adversarial", "CalFAT", "FedRBN", "Objective", "Plain", "Step", "Trades"]

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
+from fedsim.gradients import Gradients
 from fedsim.losses import Loss
 from fedsim.objectives.objective import Step
 from fedsim.objectives.pgd import PGD
@@ -38,6 +39,14 @@ class Adversarial(PGD):
     def loss(self) -> Loss | None:
         """See `Objective`."""
         return None
+
+    def effort_of(self, client: int) -> float:
+        """See `Objective`."""
+        return self.effort
+
+    def gradients(self, source: Gradients) -> Gradients:
+        """See `Objective`."""
+        return source
 
     def offset(self, tasks: Sequence[LocalTask]) -> Tensor | None:
         """See `Objective`."""

@@ -59,6 +59,14 @@ class Objective(Protocol):
         """What a step costs, in plain trainings on its examples: forward is a third, back to the input another."""
         ...
 
+    def effort_of(self, client: int) -> float:
+        """The same of one client, where they differ."""
+        ...
+
+    def gradients(self, source: Gradients) -> Gradients:
+        """How gradients are taken of its points, by those of a batch."""
+        ...
+
     @property
     def loss(self) -> Loss | None:
         """Of the points that `examples` gives; None: the one for such labels."""
@@ -82,6 +90,14 @@ class Plain:
     discloses: ClassVar[str | None] = None
     effort: ClassVar[float] = 1.0
     loss: ClassVar[Loss | None] = None
+
+    def effort_of(self, client: int) -> float:
+        """See `Objective`."""
+        return self.effort
+
+    def gradients(self, source: Gradients) -> Gradients:
+        """See `Objective`."""
+        return source
 
     def offset(self, tasks: Sequence[LocalTask]) -> None:
         """See `Objective`."""
