@@ -9,7 +9,7 @@ from torch.func import functional_call
 
 import fedsim
 from fedsim.models import MODELS, check_trainable
-from fedsim.models.normalisation import BatchNorm, calibrated
+from fedsim.models.normalisation import BatchNorm, estimated, fixed
 from fedsim.vector import Layout
 
 
@@ -43,7 +43,7 @@ def test_calibrated_it_is_torchs_with_cumulative_averages() -> None:
         for x in others:
             theirs(x)
         theirs.eval()
-        with calibrated(ours, dict(ours.named_parameters()), others):
+        with fixed([ours], estimated(ours, dict(ours.named_parameters()), others)):
             torch.testing.assert_close(ours(first), theirs(first), rtol=1e-5, atol=1e-5)
             one = ours(first[:1])
         torch.testing.assert_close(one, theirs(first[:1]), rtol=1e-5, atol=1e-5)
@@ -52,13 +52,14 @@ def test_calibrated_it_is_torchs_with_cumulative_averages() -> None:
 
 def test_statistics_do_not_outlive_an_error() -> None:
     ours, _ = pair()
-    with pytest.raises(RuntimeError, match="on purpose"), calibrated(ours, dict(ours.named_parameters()), batches()):
+    statistics = estimated(ours, dict(ours.named_parameters()), batches())
+    with pytest.raises(RuntimeError, match="on purpose"), fixed([ours], statistics):
         raise RuntimeError("on purpose")
     assert all(layer.fixed is None and layer.collected is None for layer in ours if isinstance(layer, BatchNorm))
 
 
 def test_a_model_without_it_looks_at_no_batch() -> None:
-    with calibrated(nn.Linear(2, 2), {}, [torch.zeros(3)]):
+    with fixed([nn.Linear(2, 2)], estimated(nn.Linear(2, 2), {}, [torch.zeros(3)])):
         pass
 
 
