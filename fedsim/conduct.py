@@ -17,7 +17,7 @@ from torch import Tensor
 from fedsim import scenario
 from fedsim.coded import CodedSimulation
 from fedsim.data import Dataset
-from fedsim.disclosure import disclosed
+from fedsim.disclosure import disclosed, disclosed_by_peers
 from fedsim.experiment import Experiment, assemble
 from fedsim.picture import draw
 from fedsim.progress import Progress
@@ -102,7 +102,11 @@ def foresee(experiment: Experiment) -> dict[str, Any]:
 
 def _receipt(simulation: Federated, experiment: Experiment, seconds: float) -> dict[str, Any]:
     progress, trace = simulation.progress, simulation.trace
-    told = disclosed(experiment, simulation) if isinstance(simulation, ServerSimulation) else {}
+    told: dict[str, Any] = {}
+    if isinstance(simulation, ServerSimulation):
+        told = disclosed(experiment, simulation)
+    elif isinstance(simulation, Swarm):
+        told = disclosed_by_peers(experiment, simulation)
     return {
         "scenario": experiment.arm.digest,
         "seed": experiment.arm.keys.seed,

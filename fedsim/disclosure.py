@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from fedsim.cell import Cell
     from fedsim.experiment import Experiment
     from fedsim.server import ServerSimulation
+    from fedsim.swarm import Swarm
 
 NEGLIGIBLE = 0.01
 """Of delta: that part may be the chance that in some round nobody takes part, which then is not a round at all."""
@@ -39,20 +41,29 @@ def disclosed(experiment: Experiment, simulation: ServerSimulation) -> dict[str,
             told["clients"] = _epsilon(experiment, simulation, wire.privacy)
         except Unaccountable as reason:
             told["clients"] = {"refused": str(reason)}
-    if experiment.trainer.private is not None:
-        told["examples"] = _examples(experiment, simulation)
+    if experiment.trainer.private is not None and reads_losses(experiment, simulation):
+        why = "no epsilon where clients are selected or weighted by their losses, which get no noise"
+        told["examples"] = {"refused": why}
+    elif experiment.trainer.private is not None:
+        trainings = [pair for cell in cells(simulation) for pair in cell.ordinals.items()]
+        told["examples"] = _examples(experiment, trainings)
     return {"privacy": told} if told else {}
 
 
-def _examples(experiment: Experiment, simulation: ServerSimulation) -> dict[str, Any]:
-    """Of one example, against whoever reads all that its client sends."""
+def disclosed_by_peers(experiment: Experiment, swarm: Swarm) -> dict[str, Any]:
+    """The same of peers, whose examples alone can be protected: what they send is made of what they have trained."""
+    if experiment.trainer.private is None:
+        return {}
+    return {"privacy": {"examples": _examples(experiment, [(node.name, node.trainings) for node in swarm.nodes])}}
+
+
+def _examples(experiment: Experiment, trainings: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """Of one example, against whoever reads all that its client sends; of clients, and how often each has trained."""
     noise, delta, accountant = experiment.trainer.private, experiment.arm.keys.delta, experiment.arm.keys.accountant
     assert noise is not None
-    if reads_losses(experiment, simulation):
-        return {"refused": "no epsilon where clients are selected or weighted by their losses, which get no noise"}
     work, batch = experiment.work, experiment.trainer.batch  # steps as at first: none has more
     most = max(times * releases(work.steps[client], min(batch, work.held[client]) or 1, work.held[client])
-               for cell in cells(simulation) for client, times in cell.ordinals.items())  # fmt: skip
+               for client, times in trainings)  # fmt: skip
     return {"epsilon": example_epsilon(most, noise.multiplier, delta, accountant), "delta": delta, "rounds": most,
             "sampling": "everybody", "adjacent": "an example's gradients, or zeros in their place",
             "scope": "against whoever reads all that its client sends"}  # fmt: skip

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from fedsim.attacks.leakage import Reconstruction, Sight, matched, plain, psnr
 from fedsim.errors import ScenarioError
+from fedsim.objectives import Plain
 from fedsim.optimizers import Recipe
+from fedsim.sources import Backpropagation
 from fedsim.training import batches
 from fedsim.wire.codec import Codec, Draw, Message
 from fedsim.wire.privacy import Privacy
@@ -121,6 +123,10 @@ def eavesdropper(experiment: Experiment, codec: Codec, privacy: Privacy) -> Eave
     if arm.keys.local.steps != 1 or not bare:
         raise ScenarioError(f"{arm.place(('eavesdrop',))}: eavesdrop: a change gives a gradient away after one step of "
                             "plain sgd alone: local.steps 1, without momentum and weight_decay")  # fmt: skip
+    trainer = experiment.trainer
+    if type(trainer.objective) is not Plain or type(trainer.source) is not Backpropagation or trainer.rules:
+        raise ScenarioError(f"{arm.place(('local',))}: local: eavesdrop knows the gradient of the loss of examples "
+                            "as they are alone: leave out objective, source, schedule and control")  # fmt: skip
     if not experiment.trainer.x.is_floating_point() or experiment.trainer.y.is_floating_point():
         raise ScenarioError(f"{arm.place(('data',))}: data: eavesdrop looks for examples of floats with classes")
     if keys.client >= arm.keys.fleet.clients:

@@ -95,6 +95,8 @@ def _trace():
     ("changes", "sentence"),
     [({"local": {**DIGITS["local"], "steps": 2}}, "after one step of plain sgd alone"),
      ({"local": {**DIGITS["local"], "optimizer": "adam"}}, "after one step of plain sgd alone"),
+     ({"local": {**DIGITS["local"], "source": "sam"}}, "examples as they are alone"),
+     ({"local": {**DIGITS["local"], "objective": {"trades": {"radius": 0.1, "step": 0.1}}}}, "as they are alone"),
      ({"eavesdrop": {**DIGITS["eavesdrop"], "client": 4}}, "there is no client 4"),
      ({"eavesdrop": {"attack": "dgl"}}, "did you mean dlg"),
      ({"aggregator": None, "peers": "dpsgd", "network": "ring"}, "eavesdrop: peers send whole models")],

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from worlds import Recording
 
 from fedsim import experiment, scenario
+from fedsim.conduct import conduct
 from fedsim.disclosure import disclosed
 from fedsim.errors import ScenarioError
 from fedsim.gradients.per_example import PerExample
@@ -258,6 +259,9 @@ def test_what_makes_no_sense_is_refused_before_anything_runs(wire, sentence) -> 
 def test_examples_are_clipped_one_by_one() -> None:
     """Against autograd, one example after another; and far above all norms it is the plain mean."""
     module = nn.Sequential(nn.Flatten(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3))
+    with torch.no_grad():
+        for number, part in enumerate(module.parameters()):
+            part.copy_(vector("weights", number)[: part.numel()].view_as(part) / 2)
     x, y = vector("x")[: 2 * 7 * 6].view(2, 7, 6), torch.arange(14).view(2, 7) % 3
     params = {name: torch.stack([part.detach(), 2 * part.detach()]) for name, part in module.named_parameters()}
     for clip in (0.2, 1e6):
@@ -313,6 +317,17 @@ def test_examples_of_clients_of_edges_have_one_too() -> None:
     assert said["rounds"] == times * max(releases(2, 8, held) for held in made.work.held)
     made, simulation = run(None, local=local, edges={"aggregator": "sfat"}, **below)
     assert "weighted by their losses" in disclosed(made, simulation)["privacy"]["examples"]["refused"]
+
+
+def test_examples_of_peers_have_one_too(tmp_path) -> None:
+    """What they send is made of what they have trained, so often as they have."""
+    local = {**DIGITS["local"], "private": {"clip": 1.0, "multiplier": 3.0}}
+    changes = {"aggregator": None, "wire": None, "peers": "gossip", "network": "complete", "until": {"versions": 5}}
+    [arm] = scenario.read(DIGITS | {"local": local} | changes)
+    made = experiment.assemble(arm)
+    said = conduct(made, tmp_path / "run").receipt["privacy"]["examples"]
+    assert said["rounds"] == 5 * max(releases(2, 8, held) for held in made.work.held)
+    assert said["epsilon"] == rdp(dp.GaussianDpEvent(3.0), said["rounds"])
 
 
 def test_private_steps_are_the_same_under_every_executor() -> None:

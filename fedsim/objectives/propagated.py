@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import floor
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -39,6 +39,7 @@ class FedRBN(Adversarial):
     """Judge who cannot afford it, under attack, by others' statistics of moved examples; or by its clean ones."""
     clients: int
     seed: int
+    discloses: ClassVar[str | None] = "what its layers say of its examples as a whole"
 
     @cached_property
     def affords(self) -> frozenset[int]:
