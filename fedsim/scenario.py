@@ -15,6 +15,7 @@ from typing import Any
 from fedsim.aggregators import AGGREGATORS
 from fedsim.attacks import ATTACKS, LIES, POISONS
 from fedsim.coding import CODES
+from fedsim.combiners import COMBINERS
 from fedsim.comparison import variants
 from fedsim.data import DATA, PARTITIONS
 from fedsim.defences import DEFENCES, RULES
@@ -69,6 +70,7 @@ FAMILIES = {
     "lie": LIES,
     "poison": POISONS,
     "timing": TIMINGS,
+    "combiner": COMBINERS,
     "defence": DEFENCES,
     "rule": RULES,
     "executor": EXECUTORS,
@@ -93,6 +95,7 @@ GIVEN = {
     "coding": ("workers", "jobs", "seed"),
     "codec": ("layout",),
     "objective": ("labels", "clients", "seed"),
+    "combiner": ("seed",),
     "defence": ("seed",),
     "poison": ("classes",),
     "schedule": ("versions",),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from fedsim.aggregators.rounds import Rounds
+from fedsim.combiners.combiner import Combiner
 from fedsim.vector import weighted_sum
 from fedsim.work import Update
 
@@ -21,21 +23,23 @@ class FedAvg(Rounds):
 
     weights: Literal["examples", "uniform", "expected"] = "examples"
     """`uniform`: over how many are heard; `expected`: over how many are heard on average, as privacy asks for."""
+    combiner: Combiner | None = None
+    """Makes one direction of updates that conflict, where they count alike; None: their mean."""
 
     @property
     def defensible(self) -> bool:
         """In place of the mean; then each counts for as much as any other, whatever the weights."""
-        return True
+        return self.combiner is None
 
     @property
     def linear(self) -> bool:
         """Unless somebody defends it."""
-        return self.defence is None
+        return self.defence is None and self.combiner is None
 
     @property
     def expected(self) -> float | None:
         """The goal, the cohort, or where all are asked how many take part on average."""
-        if self.weights == "examples" or self.defence is not None:
+        if self.weights == "examples" or self.defence is not None or self.combiner is not None:
             return None
         if self.cohort != "all":
             return self.goal or self.cohort
@@ -46,6 +50,10 @@ class FedAvg(Rounds):
         """Their mean."""
         if self.defence is not None:
             return self.defended(self.defence, updates)
+        if self.combiner is not None:
+            rows = torch.stack([update.delta.double() for update in updates])
+            names = [update.client for update in updates]
+            return self.combiner.combine(rows, names, self.version).to(updates[0].delta.dtype)
         weights = shares(updates) if self.weights == "examples" else self.equal(len(updates))
         return weighted_sum([update.delta for update in updates], weights)
 
