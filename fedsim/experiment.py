@@ -141,8 +141,9 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     layout = given["layout"] = Layout.of(model)
     hostility = Hostility(arm, given)
     poisoning = hostility.poisoning(dataset)
-    local = arm.build(given, "local")
+    local = arm.build(given | {"optimizer": arm.build(given, "local", "optimizer")}, "local")
     _refuse_objective(arm, local, dataset)
+    _refuse_rules(arm, local, dataset)
     _refuse_unprotected(arm, local)
     kept = local.optimizer_state == "kept"
     try:
@@ -177,6 +178,14 @@ def _refuse_objective(arm: Arm, local: Any, dataset: Dataset) -> None:
     if objective.discloses and local.private is not None:
         raise ScenarioError(f"{place}: local.objective: with {name} every gradient of a client depends on "
                             f"{objective.discloses}, which local.private gives no noise")  # fmt: skip
+
+
+def _refuse_rules(arm: Arm, local: Any, dataset: Dataset) -> None:
+    """ScenarioError where steps are to be as long as scores of classes allow, and there are no classes."""
+    for key in ("schedule", "control"):
+        if getattr(getattr(local, key), "classes", False) and not dataset.has_classes:
+            raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: {getattr(arm.keys.local, key).name} is for "
+                                "classes, which these data do not have")  # fmt: skip
 
 
 def _refuse_unprotected(arm: Arm, local: Any) -> None:
@@ -225,7 +234,8 @@ def _workload(local: Any, sizes: Sequence[int], flops: float, nbytes: int) -> Wo
         local.steps or local.epochs * -(-held // max(1, batch)) for held, batch in zip(sizes, batches, strict=True)
     ]
     objective = local.objective or Plain()
-    effort = objective.effort + (local.source.effort - 1) * objective.points + sum(rule.effort for rule in local.rules)
+    looks = local.source.effort - 1 + sum(rule.effort for rule in local.rules)
+    effort = objective.effort + looks * objective.points
     seen = [round(count * batch * effort) for count, batch in zip(steps, batches, strict=True)]
     share = None if local.shrink is None else partial(local.shrink.share, local.passes)
     return Workload(steps=steps, seen=seen, held=sizes, flops=flops, down=nbytes, up=nbytes, share=share)

@@ -95,7 +95,8 @@ GIVEN = {
     "objective": ("labels",),
     "defence": ("seed",),
     "poison": ("classes",),
-    "schedule": ("versions",),
+    "schedule": ("versions", "optimizer"),
+    "control": ("optimizer",),
     "executor": ("train", "worth", "row_bytes", "synchronous", "nothing"),
 }
 """Arguments of constructors that come from the run and not from the file."""

@@ -23,7 +23,7 @@ from fedsim.optimizers.addressed import Addressed
 from fedsim.optimizers.memory import Memory, StackMemory, check_memory, likeness
 from fedsim.rng import stream
 from fedsim.sources import PLAIN, Source
-from fedsim.steps.rule import Proposal, Rule, taken
+from fedsim.steps.rule import Learning, Notes, Proposal, Rule, taken
 from fedsim.vector import Layout
 from fedsim.wire.examples import ExampleNoise
 from fedsim.work import ClientState, LocalResult, LocalTask
@@ -97,6 +97,11 @@ class Trainer:
         momentum = getattr(self.optimizer, "momentum", None)
         return None if self.keeps and momentum else momentum
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether a client's next training depends on what this one leaves, whatever corrects drift."""
+        return self.keeps or any(isinstance(rule, Learning) for rule in self.rules)
+
     def __call__(self, tasks: Sequence[LocalTask], drift: Drift | None = None) -> list[LocalResult]:
         """Their results, in the same order; `drift` is what they add to their gradients.
 
@@ -138,6 +143,7 @@ class Trainer:
         memory = StackMemory(optimizer, dict(zip(params, moved, strict=True)), self.layout)
         memory.recall([task.kept.optimizer for task in tasks])
         remembered: list[Memory] = []
+        notes = Notes(self.rules, tasks)
         correction = drift.correction(tasks, self.layout) if drift else None
         for step in range(tasks[0].steps):
             if tasks[active - 1].steps <= step:
@@ -162,13 +168,14 @@ class Trainer:
             for rule in self.rules:
                 change = {name: tensor - before[name] for name, tensor in params.items()}
                 proposal = Proposal(now, points, loss, before, change, grads)
+                notes.add(rule, proposal)
                 for name, after in taken(proposal, rule.factors(proposal)).items():
                     params[name].copy_(after)
             grads.clear()
             optimizer.zero_grad()  # frees them, so that the next ones are written where they were
         remembered = memory.of(slice(0, active)) + remembered if self.keeps else [{}] * len(tasks)
         left = correction.finish(tasks) if correction else None
-        return self._results(tasks, self.layout.join(stack), losses.cpu().numpy(), left, remembered)
+        return self._results(tasks, self.layout.join(stack), losses.cpu().numpy(), left, remembered, notes)
 
     def _visits(self, tasks: Sequence[LocalTask]) -> tuple[Tensor, Tensor]:
         """Rows of the dataset that each client visits, (steps, K, b), and their labels; the finished visit nothing."""
@@ -184,7 +191,7 @@ class Trainer:
         return rows, self.y[rows] if own is None else own.to(self.x.device)
 
     def _results(self, tasks: Sequence[LocalTask], end: Tensor, losses: np.ndarray,
-                 left: Left, remembered: Sequence[Memory]) -> list[LocalResult]:  # fmt: skip
+                 left: Left, remembered: Sequence[Memory], notes: Notes) -> list[LocalResult]:  # fmt: skip
         """From the parameters (K, P) at the end, the losses (steps, K, b) and what a correction left, (K, P) each.
 
         `remembered` is each client's own; no result keeps the stack in memory.
@@ -195,7 +202,7 @@ class Trainer:
             count = max(1, seen.size)
             loss, square_loss = float(seen.sum()) / count, float(np.square(seen).sum()) / count
             drift, extra = [None if rows is None else rows[k].clone() for rows in left or (None, None)]
-            kept = ClientState(drift, remembered[k])
+            kept = ClientState(drift, remembered[k], steps=notes.kept(k, task))
             results.append(LocalResult(end[k] - task.params, loss, square_loss, kept, extra))
         return results
 

@@ -24,6 +24,8 @@ class ClientState:
     """What the optimizer remembers, by its own names: flat vectors (P,), and numbers such as a count of steps."""
     wire: Mapping[str, Tensor] = field(default_factory=dict)
     """What a codec keeps from one message to the next, and what the last message has lost."""
+    steps: Mapping[str, Tensor] = field(default_factory=dict)
+    """What rules for the length of steps have learnt, (steps,) each."""
 
 
 STATELESS = ClientState()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fedsim.steps.dal import Dal
+from fedsim.steps.ghosts import Ghosts
+from fedsim.steps.refined import Refined
 from fedsim.steps.rule import Proposal, Rule
 from fedsim.steps.schedules import Constant, Cosine, Linear, Trapezoid
 
@@ -12,7 +15,8 @@ SCHEDULES: dict[str, Callable[..., Rule]] = {
     "linear": Linear,
     "cosine": Cosine,
     "trapezoid": Trapezoid,
+    "refined": Refined,
 }
-CONTROLS: dict[str, Callable[..., Rule]] = {}
+CONTROLS: dict[str, Callable[..., Rule]] = {"ghosts": Ghosts, "dal": Dal}
 
 __all__ = ["CONTROLS", "SCHEDULES", "Proposal", "Rule"]

@@ -26,6 +26,7 @@ class Constant:
     """The optimizer's own rate."""
 
     effort: ClassVar[float] = 0.0
+    classes: ClassVar[bool] = False
 
     def factors(self, proposal: Proposal) -> Tensor:
         """See `Rule`."""
@@ -42,6 +43,7 @@ class Schedule(ABC):
     over: Literal["round", "run"] = "run"
     versions: int | None
     effort: ClassVar[float] = 0.0
+    classes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.over == "run" and self.versions is None:
