@@ -171,7 +171,7 @@ def test_points_that_are_labels_have_curvature_too() -> None:
 
 def test_norms_are_the_same_in_any_company_however_many_threads() -> None:
     """Of sums so long that torch would share one among threads."""
-    part = {"one": numbers(3, 40000), "two": numbers(3, 5, 7)}
+    part = {"long": numbers(3, 40000)} | {str(width): numbers(3, width, 7) for width in range(1, 8)}
     with threads(2):
         for order in (1, 2):
             whole = norms(part, order)
@@ -468,6 +468,15 @@ def test_unequal_trainings_are_the_same_alone_to_the_last_bit(law) -> None:
             assert lonely.kept.steps.keys() == result.kept.steps.keys()
             assert all(torch.equal(part, result.kept.steps[name]) for name, part in lonely.kept.steps.items())
         tasks = [replace(task, kept=result.kept) for task, result in zip(tasks, together, strict=True)]
+
+
+@pytest.mark.parametrize("law", ["dal", "ghosts, sgd", "refined, sgd", "sam, ghosts"])
+def test_with_several_threads_and_long_sums_too(law) -> None:
+    made, _ = run(LAWS[law], executor="null", model={"mlp": {"hidden": [600, 100]}})
+    tasks, made.trainer.cohort = [LocalTask(k, made.params * (1 + k / 10), 0, 2) for k in range(4)], 4
+    with threads(2):
+        for task, result in zip(tasks, made.trainer(tasks), strict=True):
+            assert torch.equal(made.trainer([task])[0].delta, result.delta)
 
 
 @EACH_LAW
