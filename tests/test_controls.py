@@ -26,10 +26,12 @@ from fedsim.losses import SquaredError, loss_of
 from fedsim.objectives import Step
 from fedsim.optimizers import adam, sgd
 from fedsim.state import restore, saved
+from fedsim.steps.clip import Clip
 from fedsim.steps.dal import Dal
 from fedsim.steps.ghosts import Ghosts, radius
 from fedsim.steps.refined import Refined, median_filtered, refined
 from fedsim.steps.rule import Proposal, taken
+from fedsim.steps.schedules import Jump
 from fedsim.vector import Layout
 from fedsim.work import ClientState, LocalTask
 
@@ -276,6 +278,26 @@ def test_what_it_does_not_shorten_is_as_if_it_were_not_there() -> None:
     assert not torch.equal(trained(wild | {"control": "ghosts"}), trained(wild))
 
 
+def test_a_clipped_step_is_no_longer_than_its_bound() -> None:
+    asked = proposal((5, 6, CLASSES))
+    size = norms(asked.change)
+    bound = float(size.median())
+    after = taken(asked, Clip(length=bound).factors(asked))
+    found = norms({name: part - asked.before[name] for name, part in after.items()})
+    torch.testing.assert_close(found, size.clamp_max(bound), **NEAR)
+    still = {name: torch.zeros_like(part) for name, part in asked.change.items()}
+    assert Clip().factors(replace(asked, change=still)).tolist() == [1.0] * K
+
+
+def test_a_jump_is_from_a_version_on() -> None:
+    """And it goes as far as it does at a rate as high from there."""
+    rule, asked = Jump(at=3, factor=9.0), proposal((5, CLASSES))
+    tasks = [replace(task, version=version) for version, task in zip((2, 3, 4), asked.step.tasks, strict=True)]
+    assert rule.factors(replace(asked, step=replace(asked.step, tasks=tasks))).tolist() == [1.0, 9.0, 9.0]
+    jumped = trained({"schedule": {"jump": {"at": 0, "factor": 3}}, "optimizer": {"adam": {"lr": 0.01}}})
+    torch.testing.assert_close(jumped, trained({"optimizer": {"adam": {"lr": 0.03}}}), rtol=1e-4, atol=1e-5)
+
+
 # DAL ------------------------------------------------------------------------------------------------------------------
 
 PLAIN = sgd(0.1)
@@ -444,6 +466,8 @@ LAWS = {
     "ghosts, adamw": {"control": {"ghosts": {"target": 0.1}}, "optimizer": ADAMW},
     "ghosts, set": {"control": {"ghosts": {"mode": "set", "target": 0.3}}, "optimizer": ADAMW},
     "ghosts, kept": {"control": "ghosts", "optimizer": {"adam": {"lr": 0.5}}, "optimizer_state": "kept"},
+    "jump, clip": {"schedule": {"jump": {"at": 2}}, "control": {"clip": {"length": 0.1}}, "optimizer": ADAMW},
+    "jump, ghosts": {"schedule": {"jump": {"at": 2}}, "control": "ghosts", "optimizer": ADAMW},
     "dal": {"control": "dal", "optimizer": SGD},
     "dal, linear": {"control": {"dal": {"power": 0.5}}, "schedule": "linear", "optimizer": SGD},
     "refined and ghosts": {"schedule": "refined", "control": "ghosts", "optimizer": ADAMW},
