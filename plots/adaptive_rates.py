@@ -11,12 +11,12 @@ import fedsim
 
 FIGURE = Figure(
     "How long local steps should be: schedules, refinement (2310.07831) and DAL (2302.01952) in FedAvg",
-    "Setting: ours, as the papers' are not federated: digits, 4 clients by Dirichlet(1), 20 rounds of 50 steps of SGD, "
-    "batch 8, logistic regression (rates 1, 3, 10) and an MLP 64-64-10 (0.1, 0.3, 1); each schedule is judged at its "
-    "best rate, seed by seed, by the training loss in the end. A client refines each training by its last one. DAL: the "
-    "MLP, whole clients as batches, 10 rounds; a step of DAL costs 3.67 gradients, so that at equal time it has about a "
-    "quarter of the steps. Claims are the papers', or were found in a pilot of one other seed; bounds were set before "
-    "the runs that are judged. Full: ten seeds.",
+    "Setting: ours, as the papers' are not federated: digits, 4 clients by Dirichlet(1), 20 rounds of 50 steps of "
+    "SGD, batch 8, logistic regression (rates 1, 3, 10) and an MLP 64-64-10 (0.1, 0.3, 1); each schedule is judged at"
+    " its best rate, seed by seed, by the training loss in the end. A client refines each training by its last one. "
+    "DAL: the MLP, whole clients as batches, 10 rounds; a step of DAL costs 3.67 gradients, so that at equal time it "
+    "has about a quarter of the steps. Claims are the papers', or were found in a pilot of one other seed; bounds "
+    "were set before the runs that are judged. Full: ten seeds.",
 )
 MODELS = {"logistic": ("logistic", (1.0, 3.0, 10.0)), "MLP": ("{mlp: {hidden: [64]}}", (0.1, 0.3, 1.0))}
 SCHEDULES = {

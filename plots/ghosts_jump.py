@@ -11,10 +11,10 @@ import fedsim
 FIGURE = Figure(
     "A learning rate jumps, among clients: softmax's radius against clipped steps",
     "Setting: the digits experiment of Ghosts of Softmax (2603.13552; MLP 64-128-10, Adam, batch 64, from step 50 of "
-    "200 on at 1000 times the rate: in its public code the 'spike' lasts), moved to ours: 10 clients by Dirichlet(1), 4 "
-    "local steps in each of 50 rounds, the jump from round 12 on, moments kept by clients; the radius is of the batch, "
-    "in the code of all examples. Clipped are steps, not gradients, to a 2-norm over all parameters. A step under ghosts "
-    "takes twice the time. Bounds set after a pilot of one other seed. Full: ten seeds.",
+    "200 on at 1000 times the rate: in its public code the 'spike' lasts), moved to ours: 10 clients by Dirichlet(1),"
+    " 4 local steps in each of 50 rounds, the jump from round 12 on, moments kept by clients; the radius is of the "
+    "batch, in the code of all examples. Clipped are steps, not gradients, to a 2-norm over all parameters. A step "
+    "under ghosts takes twice the time. Bounds set after a pilot of one other seed. Full: ten seeds.",
 )
 RATES = ("1e-4", "1e-3", "1e-2")
 FACTORS = (1000, 10000)
