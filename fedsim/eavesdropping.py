@@ -13,6 +13,7 @@ from torch import Tensor
 from fedsim.attacks.leakage import Reconstruction, Sight, matched, plain, psnr
 from fedsim.errors import ScenarioError
 from fedsim.optimizers import Recipe
+from fedsim.sources import Backpropagation
 from fedsim.training import batches
 from fedsim.wire.codec import Codec, Draw, Message
 from fedsim.wire.privacy import Privacy
@@ -118,9 +119,11 @@ def eavesdropper(experiment: Experiment, codec: Codec, privacy: Privacy) -> Eave
         return None
     recipe = experiment.trainer.optimizer
     bare = isinstance(recipe, Recipe) and recipe.momentum == 0 and not recipe.arguments.get("weight_decay")
+    bare = bare and not experiment.trainer.rules and isinstance(experiment.trainer.source, Backpropagation)
     if arm.keys.local.steps != 1 or not bare:
         raise ScenarioError(f"{arm.place(('eavesdrop',))}: eavesdrop: a change gives a gradient away after one step of "
-                            "plain sgd alone: local.steps 1, without momentum and weight_decay")  # fmt: skip
+                            "plain sgd alone: local.steps 1, without momentum, weight_decay, schedule, "
+                            "control or another source")  # fmt: skip
     if not experiment.trainer.x.is_floating_point() or experiment.trainer.y.is_floating_point():
         raise ScenarioError(f"{arm.place(('data',))}: data: eavesdrop looks for examples of floats with classes")
     if keys.client >= arm.keys.fleet.clients:

@@ -93,9 +93,9 @@ class Trainer:
 
     @property
     def momentum(self) -> float | None:
-        """Of plain SGD that starts afresh each time; None: what clients do is not so simple."""
+        """Of plain SGD that starts afresh each time and takes whole steps; None: what clients do is not so simple."""
         momentum = getattr(self.optimizer, "momentum", None)
-        return None if self.keeps and momentum else momentum
+        return None if self.rules or (self.keeps and momentum) else momentum
 
     @property
     def goes_on(self) -> bool:

@@ -73,11 +73,11 @@ def judge(runs: dict[Key, fedsim.Run]) -> None:
     claim("logistic: refined is at most 0.01 behind linear over the round (the paper's)",
           0.01 - convex["refined"] + convex["linear, round"], 0.0)  # fmt: skip
     claim(
-        "logistic: a median over the whole round makes up for noise", convex["refined"] - convex["refined, tau 1"], 0.01
+        "logistic: refined is better off with a median over the round",
+        convex["refined"] - convex["refined, tau 1"],
+        0.01,
     )
-    claim(
-        "MLP, which learns all: refined is behind linear over the round", deep["refined"] - deep["linear, round"], 0.02
-    )
+    claim("MLP: refined is behind linear over the round", deep["refined"] - deep["linear, round"], 0.02)
     claim("MLP: linear over the round bears rate 1, constant does not",
           loss(runs, "MLP", "constant", 1.0) - loss(runs, "MLP", "linear, round", 1.0), 0.5)  # fmt: skip
     fixed = np.min([whole[name] for name in ("rate 0.1", "rate 1", "rate 3")], axis=0)

@@ -555,6 +555,9 @@ POINTS = {
 @pytest.mark.parametrize(
     ("local", "changes", "sentence"),
     [({"control": "ghosts"}, POINTS, r"scenario:1: local.control: ghosts is for classes, which these data do not have"),
+     ({"schedule": "linear"}, {"aggregator": "fednova"}, "sgd, without nesterov, schedule or control"),
+     ({"control": "clip", "steps": 1, "optimizer": {"sgd": {"lr": 0.1}}}, {"eavesdrop": {"attack": "idlg"}},
+      "eavesdrop: a change gives a gradient away after one step of plain sgd alone"),
      ({"control": "dal"}, {}, r"local.control.dal: its rates are those of plain gradients: take optimizer sgd"),
      ({"control": "dal", "optimizer": "adam"}, {}, r"local.control.dal: its rates are those of plain gradients"),
      ({"control": "dal", "optimizer": {"sgd": {"lr": 0.1, "weight_decay": 0.1}}}, {}, "without momentum and decay"),

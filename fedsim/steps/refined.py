@@ -57,7 +57,8 @@ class Refined:
     as the optimizer gets them. The paper refines a run by an earlier one; here a client refines a training by its
     last. Another number of steps reads the same schedule by the share that is done. It keeps one number a step.
 
-    Where gradients vanish on the way, as in networks that learn all their examples, it becomes one long warm-up.
+    Where gradients vanish on the way, as in networks that learn all their examples, it becomes one long warm-up; where
+    a round has few steps of small batches it follows their noise, peaks at the least norm, and wants a wider filter.
     """
 
     tau: Annotated[float, Field(ge=0, le=1)] = 0.1
