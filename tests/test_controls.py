@@ -264,7 +264,7 @@ def test_two_classes_have_no_pole_within_the_radius() -> None:
 
 
 @pytest.mark.parametrize("mode", ["cap", "set"])
-def test_a_step_that_moves_no_score_stays_as_it_is(mode) -> None:
+def test_a_step_that_moves_no_score_is_taken_whole(mode) -> None:
     asked = proposal((5, 6, CLASSES))
     still = {name: torch.zeros_like(part) for name, part in asked.change.items()}
     factors = Ghosts(mode=mode).factors(replace(asked, change=still))

@@ -31,8 +31,9 @@ class Ghosts:
     Ghosts of Softmax (2603.13552), sections 4 to 6. Of the step p that the optimizer proposes, with momentum and decay,
     scores change by a = J p, and r, its length in radii, is the widest spread of a over pi. `cap` takes min(1, target /
     r) p, with target 1 Proposition 5.2, which has no parameter. `set` takes target / r p, so that the learning rate
-    does not matter: on the paper's ResNet-18 0.5 is safe, 1 best, 4 breaks. A step that moves no score stays as it is.
-    Spreads are those of the batch, by the model as it trains. The bound is sufficient, not necessary.
+    does not matter: on the paper's ResNet-18 0.5 is safe, 1 best, 4 breaks. A step that moves no score is taken whole.
+    Spreads are those of the batch, by the model as it trains. The bound is sufficient, not necessary. In the public
+    code `RhoScaledAdam` looks at spreads of the scores themselves, and the ResNet's controller ignores its target.
     """
 
     mode: Literal["cap", "set"] = "cap"
