@@ -152,8 +152,9 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     layout = given["layout"] = Layout.of(model)
     hostility = Hostility(arm, given)
     poisoning = hostility.poisoning(dataset)
-    local = arm.build(given, "local")
+    local = arm.build(given | {"optimizer": arm.build(given, "local", "optimizer")}, "local")
     _refuse_objective(arm, local, dataset, model)
+    _refuse_rules(arm, local, dataset)
     _refuse_unprotected(arm, local)
     kept = local.optimizer_state == "kept"
     try:
@@ -188,6 +189,10 @@ def _refuse_objective(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) 
         raise ScenarioError(f"{place}: local.objective: {name} is for classes, which these data do not have")
     if isinstance(objective, FedRBN) and not norms(model):
         raise ScenarioError(f"{place}: local.objective: {name} is for models with BatchNorm, as resnet has")
+    if isinstance(objective, FedRBN) and local.control is not None:
+        raise ScenarioError(
+            f"{place}: local.objective: {name} has two batches a step, which a control would take for one"
+        )
     if objective.discloses and local.private is not None:
         raise ScenarioError(f"{place}: local.objective: with {name} every gradient of a client depends on "
                             f"{objective.discloses}, which local.private gives no noise")  # fmt: skip
@@ -198,6 +203,14 @@ def _personal(arm: Arm, local: Any, model: nn.Module) -> tuple[str, ...]:
         return personal_names(model, local.personal)
     except ValueError as error:
         raise ScenarioError(f"{arm.place(('local', 'personal'))}: local.personal: {error}") from None
+
+
+def _refuse_rules(arm: Arm, local: Any, dataset: Dataset) -> None:
+    """ScenarioError where steps are to be as long as scores of classes allow, and there are no classes."""
+    for key in ("schedule", "control"):
+        if getattr(getattr(local, key), "classes", False) and not dataset.has_classes:
+            raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: {getattr(arm.keys.local, key).name} is for "
+                                "classes, which these data do not have")  # fmt: skip
 
 
 def _refuse_unprotected(arm: Arm, local: Any) -> None:
@@ -246,9 +259,9 @@ def _workload(local: Any, sizes: Sequence[int], flops: float, nbytes: int) -> Wo
         local.steps or local.epochs * -(-held // max(1, batch)) for held, batch in zip(sizes, batches, strict=True)
     ]
     objective = local.objective or Plain()
-    more = (local.source.effort - 1) * objective.points + sum(rule.effort for rule in local.rules)
+    looks = (local.source.effort - 1 + sum(rule.effort for rule in local.rules)) * objective.points
     seen = [
-        round(count * batch * (objective.effort_of(client) + more))
+        round(count * batch * (objective.effort_of(client) + looks))
         for client, (count, batch) in enumerate(zip(steps, batches, strict=True))
     ]
     share = None if local.shrink is None else partial(local.shrink.share, local.passes)

@@ -81,7 +81,7 @@ class Local:
     schedule: Any = "constant"
     """What the learning rate is multiplied by, as time goes on."""
     control: Any = None
-    """Shortens steps that go too far; None: nothing does."""
+    """How far to go of the step that the optimizer proposes; None: all the way."""
 
     @property
     def rules(self) -> list[Any]:

@@ -98,7 +98,8 @@ GIVEN = {
     "combiner": ("seed",),
     "defence": ("seed",),
     "poison": ("classes",),
-    "schedule": ("versions",),
+    "schedule": ("versions", "optimizer"),
+    "control": ("optimizer",),
     "executor": ("train", "worth", "row_bytes", "synchronous", "nothing"),
 }
 """Arguments of constructors that come from the run and not from the file."""

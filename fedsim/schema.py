@@ -36,6 +36,9 @@ Member = Callable[..., Any]
 Path = tuple[str | int, ...]
 
 
+NUMBERS = (int, float)
+
+
 class Arguments(BaseModel):
     """The arguments of one constructor, checked."""
 
@@ -167,7 +170,7 @@ class Schema:
         return model
 
     def _field(self, name: str, hint: Any, default: Any) -> tuple[Any, Any]:
-        if name in self.families and getattr(hint, "__origin__", hint) not in (int, float):
+        if name in self.families and not any(getattr(kind, "__origin__", kind) in NUMBERS for kind in _kinds(hint)):
             kind = self.choice(name)
             if default is None:
                 return (kind | None, None)

@@ -263,5 +263,5 @@ class Stage:
         executor = Null(LocalResult(nothing, 0.0, extra=nothing)) if self.timing_only else experiment.arm.build(
             {"train": train, "worth": experiment.trainer.cohort, "row_bytes": 4 * experiment.layout.size,
              "synchronous": synchronous}, "executor")  # fmt: skip
-        return Simulation(experiment.fleet, experiment.graph, executor, self.trace, keeps or experiment.trainer.lasting,
+        return Simulation(experiment.fleet, experiment.graph, executor, self.trace, keeps or experiment.trainer.goes_on,
                           experiment.hostility.stalling)  # fmt: skip

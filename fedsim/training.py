@@ -24,7 +24,7 @@ from fedsim.optimizers.memory import Memory, StackMemory, check_memory, likeness
 from fedsim.personal import Personal
 from fedsim.rng import stream
 from fedsim.sources import PLAIN, Source
-from fedsim.steps.rule import Proposal, Rule, taken
+from fedsim.steps.rule import Learning, Notes, Proposal, Rule, taken
 from fedsim.vector import Layout
 from fedsim.wire.examples import ExampleNoise
 from fedsim.work import ClientState, LocalResult, LocalTask
@@ -101,15 +101,15 @@ class Trainer:
         return self.personal.any or isinstance(self.objective, FedRBN)
 
     @property
-    def lasting(self) -> bool:
-        """Whether a training goes on from what the client's last one has left."""
-        return self.keeps or self.personal.any
+    def momentum(self) -> float | None:
+        """Of plain SGD that starts afresh each time and takes whole steps; None: what clients do is not so simple."""
+        momentum = getattr(self.optimizer, "momentum", None)
+        return None if self.rules or (self.keeps and momentum) else momentum
 
     @property
-    def momentum(self) -> float | None:
-        """Of plain SGD that starts afresh each time; None: what clients do is not so simple."""
-        momentum = getattr(self.optimizer, "momentum", None)
-        return None if self.keeps and momentum else momentum
+    def goes_on(self) -> bool:
+        """Whether a client's next training depends on what this one leaves, whatever corrects drift."""
+        return self.keeps or self.personal.any or any(isinstance(rule, Learning) for rule in self.rules)
 
     def __call__(self, tasks: Sequence[LocalTask], drift: Drift | None = None) -> list[LocalResult]:
         """Their results, in the same order; `drift` is what they add to their gradients.
@@ -153,6 +153,7 @@ class Trainer:
         memory = StackMemory(optimizer, dict(zip(params, moved, strict=True)), self.layout)
         memory.recall([task.kept.optimizer for task in tasks])
         remembered: list[Memory] = []
+        notes = Notes(self.rules, tasks)
         correction = drift.correction(tasks, self.layout) if drift else None
         for step in range(tasks[0].steps):
             if tasks[active - 1].steps <= step:
@@ -177,13 +178,14 @@ class Trainer:
             for rule in self.rules:
                 change = {name: tensor - before[name] for name, tensor in params.items()}
                 proposal = Proposal(now, points, loss, before, change, grads)
+                notes.add(rule, proposal)
                 for name, after in taken(proposal, rule.factors(proposal)).items():
                     params[name].copy_(after)
             grads.clear()
             optimizer.zero_grad()  # frees them, so that the next ones are written where they were
         remembered = memory.of(slice(0, active)) + remembered if self.keeps else [{}] * len(tasks)
         left = correction.finish(tasks) if correction else None
-        return self._results(tasks, self.layout.join(stack), losses.cpu().numpy(), left, remembered)
+        return self._results(tasks, self.layout.join(stack), losses.cpu().numpy(), left, remembered, notes)
 
     def _visits(self, tasks: Sequence[LocalTask]) -> tuple[Tensor, Tensor]:
         """Rows of the dataset that each client visits, (steps, K, b), and their labels; the finished visit nothing."""
@@ -199,7 +201,7 @@ class Trainer:
         return rows, self.y[rows] if own is None else own.to(self.x.device)
 
     def _results(self, tasks: Sequence[LocalTask], end: Tensor, losses: np.ndarray,
-                 left: Left, remembered: Sequence[Memory]) -> list[LocalResult]:  # fmt: skip
+                 left: Left, remembered: Sequence[Memory], notes: Notes) -> list[LocalResult]:  # fmt: skip
         """From the parameters (K, P) at the end, the losses (steps, K, b) and what a correction left, (K, P) each.
 
         `remembered` is each client's own; no result keeps the stack in memory.
@@ -211,7 +213,7 @@ class Trainer:
             loss, square_loss = float(seen.sum()) / count, float(np.square(seen).sum()) / count
             drift, extra = [None if rows is None else rows[k].clone() for rows in left or (None, None)]
             delta, own = self.personal.withheld(end[k], task.params)
-            kept = ClientState(drift, remembered[k], personal=own)
+            kept = ClientState(drift, remembered[k], steps=notes.kept(k, task), personal=own)
             results.append(LocalResult(delta, loss, square_loss, kept, extra))
         return results
 

@@ -26,6 +26,8 @@ class ClientState:
     """Its own values of the parameters that it does not share."""
     wire: Mapping[str, Tensor] = field(default_factory=dict)
     """What a codec keeps from one message to the next, and what the last message has lost."""
+    steps: Mapping[str, Tensor] = field(default_factory=dict)
+    """What rules for the length of steps have learnt, (steps,) each."""
 
 
 STATELESS = ClientState()

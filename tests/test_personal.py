@@ -187,6 +187,7 @@ def test_others_get_robustness_that_they_did_not_train() -> None:
      ({"personal": ["3."]}, {"aggregator": "scaffold"}, "corrects the gradients of whole models"),
      ({"personal": ["3."]}, {"aggregator": None, "peers": "gossip", "network": "ring"}, "peers send whole models"),
      ({"personal": ["3."]}, {"evaluate": {"every": "1 h", "train": True}}, "leave out evaluate.train"),
+     ({"objective": {"fedrbn": ATTACK}, "control": "ghosts"}, BATCHED, "which a control would take for one"),
      ({"objective": {"fedrbn": ATTACK}}, {}, "fedrbn is for models with BatchNorm")],
 )  # fmt: skip
 def test_what_does_not_fit_is_one_line(local, changes, sentence) -> None:

@@ -8,7 +8,6 @@ from worlds import Recording
 
 from fedsim import experiment, scenario
 from fedsim.errors import ScenarioError
-from fedsim.steps import SCHEDULES
 from fedsim.steps.schedules import Cosine, Linear, Trapezoid
 from fedsim.work import LocalTask
 
@@ -77,7 +76,7 @@ def test_a_factor_of_the_step_is_one_of_the_rate(optimizer) -> None:
         del sys.modules["tests_of_steps"]
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine", "trapezoid"])
 @pytest.mark.parametrize("over", ["round", "run"])
 def test_a_schedule_is_the_same_under_every_executor(name, over) -> None:
     more = {"cool_down": 0.6} if name == "trapezoid" else {}

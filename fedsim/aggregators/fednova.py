@@ -22,12 +22,13 @@ class FedNova(Rounds):
     """
 
     local_momentum: float | None = 0.0
-    """Of the clients' SGD, given by the run; none: they run another optimizer, or Nesterov's, and there is no t_i."""
+    """Of the clients' SGD, given by the run; none: they run another optimizer, or Nesterov's, or some steps count
+    for less, and there is no t_i."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.local_momentum is None:
-            raise ValueError("fednova needs clients whose optimizer is sgd, without nesterov")
+            raise ValueError("fednova needs clients whose optimizer is sgd, without nesterov, schedule or control")
 
     @property
     def linear(self) -> bool:

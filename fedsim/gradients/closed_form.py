@@ -16,6 +16,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.func import jvp
 
 from fedsim.losses import Loss, loss_of
 
@@ -99,6 +100,29 @@ class ClosedForm:
         with at_most(self._threads(*x.shape[:2])):
             return self._forward(params, x.flatten(2))[1].mT
 
+    def jvp(self, params: Mapping[str, Tensor], x: Tensor, direction: Mapping[str, Tensor]) -> Tensor:
+        """See `Gradients`."""
+        if self._lone(x):
+            return self.jvp(_each_twice(params), _twice(x), _each_twice(direction))[:1]
+        with at_most(self._threads(*x.shape[:2])):
+            inputs, _ = self._forward(params, x.flatten(2))
+            return self._changes(params, inputs, direction)[1].mT
+
+    def hvp(
+        self, params: Mapping[str, Tensor], x: Tensor, y: Tensor, direction: Mapping[str, Tensor],
+        loss: Loss | None = None, offset: Tensor | None = None,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """See `Gradients`. Pearlmutter's R-operator; a ReLU that is shut passes no change either."""
+        if self._lone(x):
+            two = self.hvp(_each_twice(params), _twice(x), _twice(y), _each_twice(direction), loss, offset)
+            return {name: part[:1] for name, part in two.items()}
+        kind = loss or loss_of(y)
+        with at_most(self._threads(*x.shape[:2])):
+            inputs, scores = self._forward(params, x.flatten(2), offset)
+            changes, change = self._changes(params, inputs, direction)
+            slope, bend, *_ = jvp(lambda scores: kind.slope(scores.clone(), y)[1], (scores,), (change,))
+            return self._backward_along(params, inputs, slope, direction, changes, bend)
+
     def _lone(self, x: Tensor) -> bool:
         """Whether it is a lone client some of whose products are with a vector."""
         return len(x) == 1 and 1 in (*self.widths, x.shape[1])
@@ -128,6 +152,36 @@ class ClosedForm:
             if given is not inputs[0]:
                 slope = torch.ops.aten.threshold_backward(torch.bmm(slope, params[weight]), given, 0)
         return grads
+
+    def _changes(
+        self, params: Mapping[str, Tensor], inputs: list[Tensor], direction: Mapping[str, Tensor]
+    ) -> tuple[list[Tensor], Tensor]:
+        """Along a direction: of each layer's input but the first, (K, B, width); and of scores, (K, outputs, B)."""
+        changes: list[Tensor] = []
+        for (weight, bias), given, made in zip(self.layers, inputs, inputs[1:], strict=False):
+            change = torch.baddbmm(direction[bias].unsqueeze(1), given, direction[weight].mT)
+            if changes:
+                change = torch.baddbmm(change, changes[-1], params[weight].mT)
+            changes.append(torch.ops.aten.threshold_backward(change, made, 0))
+        weight, bias = self.layers[-1]
+        change = torch.baddbmm(direction[bias].unsqueeze(2), direction[weight], inputs[-1].mT)
+        return changes, torch.baddbmm(change, params[weight], changes[-1].mT) if changes else change
+
+    def _backward_along(
+        self, params: Mapping[str, Tensor], inputs: list[Tensor], slope: Tensor,
+        direction: Mapping[str, Tensor], changes: list[Tensor], bend: Tensor,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """How `_backward` changes, where inputs change by `changes` and the slope by `bend`, (K, B, outputs)."""
+        found = {}
+        for layer in reversed(range(len(self.layers))):
+            (weight, bias), given = self.layers[layer], inputs[layer]
+            found[weight], found[bias] = torch.bmm(bend.mT, given), bend.sum(1)
+            if layer:
+                found[weight] = torch.baddbmm(found[weight], slope.mT, changes[layer - 1])
+                bend = torch.baddbmm(torch.bmm(bend, params[weight]), slope, direction[weight])
+                bend = torch.ops.aten.threshold_backward(bend, given, 0)
+                slope = torch.ops.aten.threshold_backward(torch.bmm(slope, params[weight]), given, 0)
+        return found
 
 
 def _twice(row: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from fedsim.gradients.along import by_torchs_own_kernels, change_along, curvature_along
 from fedsim.losses import Loss, loss_of
 
 
@@ -42,6 +43,28 @@ class Vmapped:
     def scores(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """See `Gradients`."""
         return self.each_scores(dict(params), x)
+
+    def jvp(self, params: Mapping[str, Tensor], x: Tensor, direction: Mapping[str, Tensor]) -> Tensor:
+        """See `Gradients`."""
+
+        def change(params: dict[str, Tensor], direction: dict[str, Tensor], x: Tensor) -> Tensor:
+            return change_along(lambda own: self._scores(own, x), params, direction)
+
+        with by_torchs_own_kernels(self.module):
+            return vmap(change)(dict(params), dict(direction), x)
+
+    def hvp(
+        self, params: Mapping[str, Tensor], x: Tensor, y: Tensor, direction: Mapping[str, Tensor],
+        loss: Loss | None = None, offset: Tensor | None = None,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """See `Gradients`."""
+        kind = loss or loss_of(y)
+
+        def curvature(params: dict[str, Tensor], direction: dict[str, Tensor], *batch: Tensor) -> dict[str, Tensor]:
+            return curvature_along(lambda own: self._losses(kind, own, *batch).mean(), params, direction)
+
+        with by_torchs_own_kernels(self.module):
+            return vmap(curvature)(dict(params), dict(direction), x, y, *_given(offset))
 
     def _scores(self, params: dict[str, Tensor], x: Tensor) -> Tensor:
         return functional_call(self.module, params, (x,))

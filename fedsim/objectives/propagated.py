@@ -94,3 +94,17 @@ class Apart:
     def scores(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """See `Gradients`."""
         return self.source.scores(params, x)
+
+    def jvp(self, params: Mapping[str, Tensor], x: Tensor, direction: Mapping[str, Tensor]) -> Tensor:
+        """See `Gradients`; of one batch, as controls, which look at all points as one, are refused beside this."""
+        return self.source.jvp(params, x, direction)
+
+    def hvp(
+        self, params: Mapping[str, Tensor], x: Tensor, y: Tensor, direction: Mapping[str, Tensor],
+        loss: Loss | None = None, offset: Tensor | None = None,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """See `Gradients`."""
+        if x.shape[1] == y.shape[1]:
+            return self.source.hvp(params, x, y, direction, loss, offset)
+        clean, moved = (self.source.hvp(params, half, y, direction, loss, offset) for half in x.chunk(2, dim=1))
+        return {name: (1 - self.weight) * part + self.weight * moved[name] for name, part in clean.items()}

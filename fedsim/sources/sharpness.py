@@ -8,6 +8,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
+from fedsim.gradients.norms import norms
 from fedsim.losses import Loss
 from fedsim.objectives import Step
 from fedsim.sources.source import Found
@@ -35,9 +36,7 @@ class Sharpness:
         slopes, losses = step.source(step.params, points, step.y, loss, step.offset)
         if not self.radius:
             return slopes, losses
-        squares = sum(slope.flatten(1).square().sum(1) for slope in slopes.values())
-        assert isinstance(squares, Tensor)
-        scale = self.radius / squares.sqrt().clamp_min(TINY)
+        scale = self.radius / norms(slopes).clamp_min(TINY)
         higher = {
             name: param + scale.view(-1, *[1] * (param.dim() - 1)) * slopes[name]
             for name, param in step.params.items()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from fedsim.losses import Loss
 from fedsim.objectives import Step
+from fedsim.work import LocalTask
 
 Named = Mapping[str, Tensor]
 """Parameters, or changes of them: name -> (K, *shape)."""
@@ -38,10 +40,47 @@ class Rule(Protocol):
 
     effort: ClassVar[float]
     """What a look at a proposal costs, in plain gradients of a batch."""
+    classes: ClassVar[bool]
+    """Whether it makes sense of classes alone, not of points."""
 
     def factors(self, proposal: Proposal) -> Tensor:
         """What each client's change is multiplied by, (K,); 1 leaves it as it is, to the bit."""
         ...
+
+
+@runtime_checkable
+class Learning(Protocol):
+    """A rule by which a client's training depends on its last one."""
+
+    def note(self, proposal: Proposal) -> Tensor:
+        """A number of each client's step, (K,)."""
+        ...
+
+    def learnt(self, notes: Tensor) -> Tensor:
+        """What the client keeps of a training's notes (steps,), float64: `task.kept.steps`, by the rule's class."""
+        ...
+
+
+class Notes:
+    """What those of the rules that learn have noted of a stack's steps."""
+
+    def __init__(self, rules: Sequence[Rule], tasks: Sequence[LocalTask]) -> None:
+        self.learning = {type(rule).__name__: rule for rule in rules if isinstance(rule, Learning)}
+        shape = (tasks[0].steps, len(tasks))  # the longest stands first
+        self.tables = {name: torch.zeros(shape, dtype=torch.float64) for name in self.learning}
+
+    def add(self, rule: Rule, proposal: Proposal) -> None:
+        """Of one more step, if this rule learns."""
+        if isinstance(rule, Learning):
+            found = rule.note(proposal)
+            self.tables[type(rule).__name__][proposal.step.number, : len(found)] = found.cpu()
+
+    def kept(self, place: int, task: LocalTask) -> dict[str, Tensor]:
+        """By the client that trains at this place of the stack."""
+        if not task.steps:
+            return dict(task.kept.steps)
+        tables = self.tables.items()
+        return {name: self.learning[name].learnt(table[: task.steps, place].clone()) for name, table in tables}
 
 
 def taken(proposal: Proposal, factors: Tensor) -> dict[str, Tensor]:

@@ -26,6 +26,7 @@ class Constant:
     """The optimizer's own rate."""
 
     effort: ClassVar[float] = 0.0
+    classes: ClassVar[bool] = False
 
     def factors(self, proposal: Proposal) -> Tensor:
         """See `Rule`."""
@@ -42,6 +43,7 @@ class Schedule(ABC):
     over: Literal["round", "run"] = "run"
     versions: int | None
     effort: ClassVar[float] = 0.0
+    classes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.over == "run" and self.versions is None:
@@ -119,3 +121,20 @@ class Trapezoid(Schedule):
         up = done / self.warm_up if self.warm_up else 1.0
         down = (1 - done) / self.cool_down if self.cool_down else 1.0
         return round(min(1.0, up, down), 12)
+
+
+@dataclass(frozen=True)
+class Jump:
+    """The optimizer's own rate, and `factor` times as much from version `at` on: a fault, to see who bears it.
+
+    As in the experiments of Ghosts of Softmax (2603.13552), where what is called a spike lasts to the end.
+    """
+
+    at: Annotated[int, Field(ge=0)]
+    factor: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1000.0
+    effort: ClassVar[float] = 0.0
+    classes: ClassVar[bool] = False
+
+    def factors(self, proposal: Proposal) -> Tensor:
+        """See `Rule`."""
+        return torch.tensor([self.factor if task.version >= self.at else 1.0 for task in proposal.step.tasks])

@@ -1,0 +1,43 @@
+"""What changes along a direction in one client's parameters, of any module: forward-mode derivatives by torch.func."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad, jvp
+
+Named = Mapping[str, Tensor]
+
+
+@contextmanager
+def by_torchs_own_kernels(module: nn.Module) -> Iterator[None]:
+    """Where the module has recurrent layers, as the kernels that libraries have for these know no forward mode."""
+    libraries: tuple[Any, ...] = torch.backends.mkldnn, torch.backends.cudnn
+    before = [library.enabled for library in libraries]
+    recurrent = any(isinstance(layer, nn.RNNBase) for layer in module.modules())
+    try:
+        for library, enabled in zip(libraries, before, strict=True):
+            library.enabled = enabled and not recurrent
+        yield
+    finally:
+        for library, enabled in zip(libraries, before, strict=True):
+            library.enabled = enabled
+
+
+def change_along(function: Callable[[dict[str, Tensor]], Tensor], params: Named, direction: Named) -> Tensor:
+    """J d of a function of the parameters, in one pass forward."""
+    own = dict(params)
+    return jvp(function, (own,), ({name: direction[name] for name in own},))[1]
+
+
+def curvature_along(loss: Callable[[dict[str, Tensor]], Tensor], params: Named, direction: Named) -> dict[str, Tensor]:
+    """H d of a loss, like `params`: forward over reverse (Pearlmutter, Fast Exact Multiplication by the Hessian, 1994).
+
+    At a kink, of a ReLU for instance, it is one-sided as autograd's gradient is.
+    """
+    own = dict(params)
+    return jvp(grad(loss), (own,), ({name: direction[name] for name in own},))[1]
