@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import ClassVar
 
+import torch
 from torch.optim import Optimizer
 
 from fedsim.work import LocalTask
 
+Closure = Callable[[], float]
+"""Computes the loss anew, with gradients, and returns it: what torch lets any optimizer ask for."""
+
 
 class Addressed(Optimizer, ABC):
     """Used on its own, its parameters are one model's. In a client's local training it is told whose they are."""
+
+    own: ClassVar[Collection[str]] = ()
+    """What it remembers, by name, in shapes of its own: of some parameters, (K, ...) of a stack, (...) of one client.
+
+    All else has to be like the parameters, or one number for all clients and parameters.
+    """
 
     @abstractmethod
     def begin(self, tasks: Sequence[LocalTask], seed: int, stacked: bool) -> None:
@@ -20,3 +31,11 @@ class Addressed(Optimizer, ABC):
         All that it draws has to be addressed by the seed, the client and the training's ordinal, so that it is the same
         in whatever company a client trains.
         """
+
+
+def evaluated(closure: Closure | None) -> float | None:
+    """The loss that a step is to return, if there is a closure."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
