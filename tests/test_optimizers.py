@@ -175,6 +175,7 @@ class Saying(UnitLength):
         ("torch.optim:SparseAdam", "cannot take a step: .*dense gradients"),
         ("torch.optim:Muon", "cannot take a step: Muon only supports 2D"),
         ({"torch.optim:NAdam": {"rl": 1}}, r"local.optimizer.torch.optim:NAdam.rl: there is no key 'rl'"),
+        ({"torch.optim:NAdam": {"foreach": True}}, "there is no key 'foreach' here"),
         ({"torch.optim:NAdam": {"lr": "much"}}, "lr: Input should be a valid number"),
         ({"frugal": {"density": 2}}, "frugal.density: Input should be less than or equal to 1"),
         ({"frugal": {"projector": "colums"}}, "'columns', 'rows', 'randk', 'blocks' or 'svd'"),
@@ -419,15 +420,6 @@ def test_the_committed_gate_is_that_of_the_published_class() -> None:
             rule.step()
         for tensor, end in zip(params, wanted, strict=True):
             torch.testing.assert_close(tensor, end, rtol=1e-5, atol=1e-6)
-
-
-def test_the_committed_gate_looks_at_each_clients_own_tensor() -> None:
-    stack = torch.ones(2, 3)
-    rule = Classp([stack], gate="committed")
-    rule.begin([LocalTask(client, torch.zeros(0), 0, 1) for client in range(2)], 0, stacked=True)
-    stack.grad = torch.tensor([[0.0, 0.0, 0.0], [0.0, 2.0, 0.0]])
-    rule.step()
-    assert stack.tolist() == [[1, 1, 1], [1, pytest.approx(0.8, abs=1e-5), 1]]
 
 
 def test_two_phases_are_plain_trainings_and_then_decayed_ones() -> None:

@@ -25,8 +25,8 @@ class Classp(Addressed):
     Power 2 with a threshold below 0 is Adagrad. S includes the current gradient, as in the paper's pseudo-code; its
     equation ends before that.
 
-    The published class does something else (`gate: committed`): it asks of a whole tensor whether any g^2 is not 0, and
-    compares that answer, 1 or 0, with the threshold, and S sums |g| whatever p is.
+    The published class does something else (`gate: committed`): it compares whether any g^2 of a tensor is not 0, as 1 or
+    0, with the threshold, so that below 1 all weights move and from 1 on none does; and S sums |g| whatever p is.
 
     Old tasks count only if S lives on: `optimizer_state: kept`. In the protocol of the paper's experiment S is gathered
     during the first task, which is learned without the decay: `plain` trainings of each client, or in a loop of one's
@@ -38,7 +38,7 @@ class Classp(Addressed):
         power: p. Clients share no stack if it is neither 1 nor 2, as other roots are not exact.
         threshold: what g^2 has to exceed.
         eps: added to S, inside the root.
-        gate: of each weight, or of each tensor as in the published class.
+        gate: the paper's, of each weight, or the published class's.
         decay: whether S divides the step.
         plain: how many of a client's first trainings do without it all the same.
     """
@@ -91,12 +91,12 @@ class Classp(Addressed):
         tensor.sub_(torch.where(opened, group["lr"] * change, 0))
 
     def _opened(self, slopes: Tensor, group: dict[str, Any]) -> Tensor:
-        """Which weights move: (K, *shape), or (K, 1, ...) by whole tensors."""
-        squares = slopes.square()
+        """Which weights move: (K, *shape), or () of all."""
         if group["gate"] == "elementwise":
-            return squares > group["threshold"]
-        some = squares.flatten(1).any(1) if self.stacked else squares.any()[None]
-        return self._each(some.to(slopes) > group["threshold"], slopes)
+            return slopes.square() > group["threshold"]
+        return torch.tensor(
+            group["threshold"] < 1, device=slopes.device
+        )  # where g is 0 throughout nothing moves anyhow
 
     def _each(self, said: Tensor, tensor: Tensor) -> Tensor:
         """What is said of clients (K or more,), as what fits a tensor (K, *shape)."""
