@@ -25,8 +25,8 @@ class Classp(Addressed):
     Power 2 with a threshold below 0 is Adagrad. S includes the current gradient, as in the paper's pseudo-code; its
     equation ends before that.
 
-    The published class does something else (`gate: committed`): it compares whether any g^2 of a tensor is not 0, as 1 or
-    0, with the threshold, so that below 1 all weights move and from 1 on none does; and S sums |g| whatever p is.
+    The published class does something else (`gate: committed`): it compares whether any g^2 of a tensor is not 0, as 1
+    or 0, with the threshold, so that below 1 all weights move and from 1 on none does; and S sums |g| whatever p is.
 
     Old tasks count only if S lives on: `optimizer_state: kept`. In the protocol of the paper's experiment S is gathered
     during the first task, which is learned without the decay: `plain` trainings of each client, or in a loop of one's
