@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -113,7 +115,7 @@ def test_global_random_states_are_untouched(law) -> None:
 
 SCENARIO = {
     "seed": 3,
-    "until": {"versions": 3},
+    "until": {"versions": 2},
     "data": "digits",
     "model": {"mlp": {"hidden": [6, 6]}},
     "fleet": {"clients": 4, "devices": "fedscale"},
@@ -145,6 +147,26 @@ def test_each_works_alone_in_an_ordinary_loop(law) -> None:
     task = replace(task, ordinal=1 if "two phases" in law else 0)  # a loop of one's own is past the plain ones
     [result] = trainer(DENSE["mlp"], recipe=made)([task])
     assert far(bare_loop(DENSE["mlp"], task, made, batch=10)[0], result.delta) < 1e-3
+
+
+@pytest.mark.parametrize("make", [partial(Frugal, gap=3), partial(Frugal, gap=3, projector="svd"), Classp, AdagradNorm])
+def test_a_loop_that_is_saved_goes_on_as_if_it_had_not_stopped(make) -> None:
+    one, two = matrices(), matrices()
+    walk(rule := make(one), one, 5)
+    walk(first := make(two), two, 2)
+    second = make(two)
+    second.load_state_dict(deepcopy(first.state_dict()))
+    draws = torch.Generator().manual_seed(2)
+    for step in range(5):
+        slopes = [torch.randn(tensor.shape, generator=draws) for tensor in two]
+        if step >= 2:
+            for tensor, slope in zip(two, slopes, strict=True):
+                tensor.grad = slope
+            second.step()
+    assert all(map(torch.equal, one, two))
+    for a, b in zip(one, two, strict=True):
+        kinds = [{key: value.dtype for key, value in state.items()} for state in (rule.state[a], second.state[b])]
+        assert kinds[0] == kinds[1]
 
 
 # What cannot be -------------------------------------------------------------------------------------------------------

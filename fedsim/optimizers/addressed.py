@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch.optim import Optimizer
@@ -31,6 +31,14 @@ class Addressed(Optimizer, ABC):
         All that it draws has to be addressed by the seed, the client and the training's ordinal, so that it is the same
         in whatever company a client trains.
         """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """See torch, which would turn all tensors into the parameters' type: places into floats of 24 bits."""
+        super().load_state_dict(state_dict)
+        params = [tensor for group in self.param_groups for tensor in group["params"]]
+        for place, memory in state_dict["state"].items():
+            for name in memory.keys() & set(self.own):
+                self.state[params[place]][name] = memory[name].clone().to(params[place].device)
 
 
 def evaluated(closure: Closure | None) -> float | None:
