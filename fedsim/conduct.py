@@ -19,6 +19,7 @@ from fedsim.coded import CodedSimulation
 from fedsim.data import Dataset
 from fedsim.disclosure import disclosed, disclosed_by_peers
 from fedsim.experiment import Experiment, assemble
+from fedsim.optimizers.memory import state_bytes
 from fedsim.picture import draw
 from fedsim.progress import Progress
 from fedsim.results import Run, RunFolder, load
@@ -101,7 +102,7 @@ def foresee(experiment: Experiment) -> dict[str, Any]:
 
 
 def _receipt(simulation: Federated, experiment: Experiment, seconds: float) -> dict[str, Any]:
-    progress, trace = simulation.progress, simulation.trace
+    progress, trace, trainer = simulation.progress, simulation.trace, experiment.trainer
     told: dict[str, Any] = {}
     if isinstance(simulation, ServerSimulation):
         told = disclosed(experiment, simulation)
@@ -116,6 +117,7 @@ def _receipt(simulation: Federated, experiment: Experiment, seconds: float) -> d
                    "trained": simulation.world.executor.trained, "bytes_down": progress.down, "bytes_up": progress.up,
                    **progress.tallies},
         "trace": {"rows": trace.count, "sha256": trace.digest()},
+        "optimizer_state_bytes": state_bytes(trainer.optimizer, trainer.layout, trainer.stackable),
         **told,
         "wall_seconds": round(seconds, 3),
     }  # fmt: skip

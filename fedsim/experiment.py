@@ -25,6 +25,7 @@ from fedsim.hostility import Hostility
 from fedsim.models import initial_params, training_flops
 from fedsim.models.normalisation import norms
 from fedsim.objectives import FedRBN, Plain
+from fedsim.optimizers.trial import check_optimizer
 from fedsim.own_models import OwnModels
 from fedsim.personal import personal_names
 from fedsim.progress import Progress
@@ -156,6 +157,7 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     _refuse_objective(arm, local, dataset, model)
     _refuse_rules(arm, local, dataset)
     _refuse_unprotected(arm, local)
+    _refuse_optimizer(arm, local, layout)
     kept = local.optimizer_state == "kept"
     try:
         trainer = Trainer(model, dataset.x, dataset.y, parts, local.batch, local.optimizer, seed, keeps=kept,
@@ -221,6 +223,16 @@ def _refuse_unprotected(arm: Arm, local: Any) -> None:
     for key in [key for key, said in ways.items() if said]:
         raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: with it steps depend on examples in a way that "
                             "local.private gives no noise")  # fmt: skip
+
+
+def _refuse_optimizer(arm: Arm, local: Any, layout: Layout) -> None:
+    """ScenarioError where clients are to be trained by what takes no steps, or treats a stack as one model."""
+    stackable = getattr(local.optimizer, "stackable", True) and arm.keys.coding is None
+    try:
+        check_optimizer(local.optimizer, layout, stackable)
+    except ValueError as error:
+        name = arm.keys.local.optimizer.name
+        raise ScenarioError(f"{arm.place(('local', 'optimizer'))}: local.optimizer: {name}: {error}") from None
 
 
 def _fleet(arm: Arm, given: Mapping[str, Any], clients: int, seed: int) -> Fleet:

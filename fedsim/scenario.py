@@ -27,7 +27,7 @@ from fedsim.mixing import GRAPHS, MERGE, MIXING
 from fedsim.models import MODELS
 from fedsim.network import NETWORKS, TRACES
 from fedsim.objectives import OBJECTIVES
-from fedsim.optimizers import OPTIMIZERS
+from fedsim.optimizers import OPTIMIZERS, adopted
 from fedsim.peers import COLLECTIVES, PEERS
 from fedsim.results import sha256
 from fedsim.schema import Path, Schema
@@ -98,11 +98,15 @@ GIVEN = {
     "combiner": ("seed",),
     "defence": ("seed",),
     "poison": ("classes",),
+    "optimizer": ("seed",),
     "schedule": ("versions", "optimizer"),
     "control": ("optimizer",),
     "executor": ("train", "worth", "row_bytes", "synchronous", "nothing"),
 }
 """Arguments of constructors that come from the run and not from the file."""
+
+ADOPT = {"optimizer": adopted}
+"""What makes members of a family of what a dotted path names."""
 
 NOWHERE: Mapping[str, str] = {}
 """The coordinates of a run that is in no grid."""
@@ -154,7 +158,7 @@ def digest(resolved: Any) -> str:
 @cache
 def builtin() -> Schema:
     """The schema of all families, with what is installed beside us."""
-    return Schema(FAMILIES, GIVEN)
+    return Schema(FAMILIES, GIVEN, ADOPT)
 
 
 def read(source: str | FilePath | Mapping[str, Any], overrides: Sequence[str] = ()) -> list[Arm]:

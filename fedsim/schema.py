@@ -119,10 +119,13 @@ class Choice(BaseModel):
 class Schema:
     """Knows every family; makes checked models of constructors, and constructs from them."""
 
-    def __init__(self, families: Mapping[str, Mapping[str, Member]], given: Mapping[str, Collection[str]]):
-        """`given` names for each family the arguments that come from the run."""
-        self.families = {name: {**table, **_installed(name)} for name, table in families.items()}
-        self.given = given
+    def __init__(
+        self, families: Mapping[str, Mapping[str, Member]], given: Mapping[str, Collection[str]],
+        adopt: Mapping[str, Callable[[Member], Member]],
+    ):  # fmt: skip
+        """`given` names each family's arguments that come from the run; `adopt` makes members of what is found."""
+        self.given, self.adopt = given, adopt
+        self.families = {name: {**table, **self._installed(name)} for name, table in families.items()}
         self.choice = cache(self._choice)
         self.arguments = cache(self._arguments)
 
@@ -135,8 +138,15 @@ class Schema:
             return self
         families = {family: dict(table) for family, table in self.families.items()}
         for family, name in found:
-            families[family][name] = _load(family, name)
-        return Schema(families, self.given)
+            families[family][name] = self._adopted(family, _load(family, name))
+        return Schema(families, self.given, self.adopt)
+
+    def _installed(self, family: str) -> dict[str, Member]:
+        """Plug-ins of installed packages: entry points of the group `fedsim.<family>`."""
+        return {one.name: self._adopted(family, one.load()) for one in entry_points(group=f"fedsim.{family}")}
+
+    def _adopted(self, family: str, found: Member) -> Member:
+        return self.adopt[family](found) if family in self.adopt else found
 
     def member(self, family: str, name: str) -> Member:
         """What a family has under this name. ScenarioError if there is no such family, or nothing under it."""
@@ -272,11 +282,6 @@ def _dotted(data: Any, families: Collection[str]) -> Iterator[tuple[str, str]]:
     elif isinstance(data, list):
         for value in data:
             yield from _dotted(value, families)
-
-
-def _installed(family: str) -> dict[str, Member]:
-    """Plug-ins of installed packages: entry points of the group `fedsim.<family>`."""
-    return {point.name: point.load() for point in entry_points(group=f"fedsim.{family}")}
 
 
 def _load(family: str, name: str) -> Member:

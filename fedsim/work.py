@@ -21,7 +21,8 @@ class ClientState:
     drift: Tensor | None = None
     """What a correction against drift keeps, flat (P,)."""
     optimizer: Mapping[str, Tensor | float] = field(default_factory=dict)
-    """What the optimizer remembers, by its own names: flat vectors (P,), and numbers such as a count of steps."""
+    """What the optimizer remembers, by its own names: flat vectors (P,), numbers such as a count of steps, and as
+    `name/parameter` what has a shape of its own."""
     personal: Tensor | None = None
     """Its own values of the parameters that it does not share."""
     wire: Mapping[str, Tensor] = field(default_factory=dict)

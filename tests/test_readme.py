@@ -97,3 +97,12 @@ def test_every_built_in_plug_in_describes_itself() -> None:
     for family, members in plugins().items():
         for name in members:
             assert len(describe(family, name).splitlines()[2]) > 10, (family, name)
+
+
+def test_the_readmes_own_loop_runs() -> None:
+    [code] = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "import Frugal" in block]
+    found: dict = {}
+    with torch.random.fork_rng(devices=[]):
+        exec(code, found)
+    assert found["optimizer"].state[found["embedding"]]["exp_avg"].shape == (50, 16)
+    assert found["optimizer"].state[found["rest"][0]]["exp_avg"].shape == (64, 4)

@@ -9,6 +9,7 @@ from typing import Protocol
 from fedsim.data.dataset import Dataset
 from fedsim.data.folders import data_folders
 from fedsim.data.images import Cifar10, Digits, FashionMnist, Mnist
+from fedsim.data.in_turn import PermutedDigits
 from fedsim.data.partitions import Dirichlet, Iid, LabelSwap, Natural, Partition, Parts, Shards
 from fedsim.data.points import Points
 from fedsim.data.replacement import Resampled, WithReplacement
@@ -42,6 +43,7 @@ DATA: dict[str, type[Source]] = {
     "heart_disease": HeartDisease,
     "points": Points,
     "separated": Separated,
+    "permuted_digits": PermutedDigits,
 }
 
 PARTITIONS: dict[str, type[Partition]] = {
@@ -69,6 +71,7 @@ __all__ = [
     "Natural",
     "Partition",
     "Parts",
+    "PermutedDigits",
     "Points",
     "Resampled",
     "Separated",

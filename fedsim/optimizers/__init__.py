@@ -1,46 +1,20 @@
 """How a gradient moves the parameters: torch's own optimizers, on parameters (K, *shape) of K clients at once.
 
 A rule that works element by element does to a stack what it does to each client alone. A rule that does not sets
-`stackable = False` on its class; its clients are then trained one at a time, on parameters without the axis K.
+`stackable = False` on its class; its clients are then trained one at a time, on parameters without the axis K. One that
+has to know whose its parameters are is `Addressed`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any
+from collections.abc import Callable
 
 import torch
-from pydantic import Field
-from torch import Tensor
-from torch.optim import Optimizer
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A fresh optimizer for each local training: calling it with parameters makes one."""
-
-    kind: Callable[..., Optimizer]
-    arguments: Mapping[str, Any]
-
-    @property
-    def stackable(self) -> bool:
-        """Whether a step on a stack equals a step on each client."""
-        return getattr(self.kind, "stackable", True)
-
-    @property
-    def momentum(self) -> float | None:
-        """Of plain SGD; None: it is another rule, such as Nesterov's."""
-        plain = self.kind is torch.optim.SGD and not self.arguments.get("nesterov")
-        return self.arguments.get("momentum", 0.0) if plain else None
-
-    def __call__(self, params: list[Tensor]) -> Optimizer:
-        """An optimizer of these parameters, without memory."""
-        return self.kind(params, **self.arguments)
+from fedsim.optimizers.adagrad_norm import AdagradNorm
+from fedsim.optimizers.classp import Classp
+from fedsim.optimizers.frugal import Frugal
+from fedsim.optimizers.recipe import Decay, NotNegative, Positive, Recipe, adopted, recipes
 
 
 def sgd(lr: Positive, momentum: Decay = 0.0, weight_decay: NotNegative = 0.0, nesterov: bool = False) -> Recipe:
@@ -94,4 +68,15 @@ OPTIMIZERS: dict[str, Callable[..., Recipe]] = {
     "adamw": adamw,
     "adagrad": adagrad,
     "rmsprop": rmsprop,
+    "nadam": recipes(torch.optim.NAdam),
+    "radam": recipes(torch.optim.RAdam),
+    "adamax": recipes(torch.optim.Adamax),
+    "adadelta": recipes(torch.optim.Adadelta),
+    "asgd": recipes(torch.optim.ASGD),
+    "rprop": recipes(torch.optim.Rprop),
+    "frugal": recipes(Frugal),
+    "classp": recipes(Classp),
+    "adagrad_norm": recipes(AdagradNorm),
 }
+
+__all__ = ["OPTIMIZERS", "AdagradNorm", "Classp", "Frugal", "Recipe", "adopted"]
