@@ -108,6 +108,7 @@ def test_the_conductor_bends_by_the_angle_of_the_conflict() -> None:
     before = rows.clone()
     conductor.project(rows, 0, 1, conductor.angle(-0.25))
     assert float(rows[0] @ before[1]) == pytest.approx(-0.25 * (1 - sin(pi / 4)))
+    assert float(rows[1] @ before[0]) == pytest.approx(-0.25 * (1 - sin(pi / 4))), "of what the winner was"
     rows = pair(-0.5)
     before = rows.clone()
     conductor.project(rows, 0, 1, conductor.angle(-0.5))
