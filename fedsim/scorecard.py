@@ -107,7 +107,7 @@ class Scorecard:
             for measure, shown in MEASURES.items():
                 table = Table(title=" · ".join(filter(None, (panel, shown.title))), title_justify="left")
                 for name in (self.rows, *self.names(self.columns)):
-                    table.add_column(name, justify="left" if name == self.rows else "right")
+                    table.add_column(name, justify="left" if name == self.rows else "right", overflow="fold")
                 for row in self.names(self.rows):
                     cells = [self.written(measure, row, column, panel) for column in self.names(self.columns)]
                     table.add_row(row, *cells)
