@@ -28,8 +28,8 @@ class FedRBN(Adversarial):
     Hong, Wang, Wang and Zhou, Federated Robustness Propagation (AAAI 2023), as in the authors' code (illidanlab/FedRBN)
     with its default, no pseudo-noise calibration. Layers have BatchNorm with one scale and shift and two statistics,
     of clean and of moved examples; with `personal: norms` scale and shift stay with the client, as there. How those who
-    cannot afford it get statistics of moved examples: see `fedsim.own_models`. There statistics are running averages, and
-    examples are moved against them; here a batch is normalised by its own.
+    cannot afford it get statistics of moved examples: see `fedsim.own_models`. There statistics are running averages,
+    and examples are moved against them; here a batch is normalised by its own.
     """
 
     share: Share = 0.2
