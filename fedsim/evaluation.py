@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fedsim.binarised import Indicators
 from fedsim.data import Dataset, Parts
 from fedsim.errors import ScenarioError
 from fedsim.gradients import Gradients
@@ -121,7 +122,10 @@ class Evaluator:
         self.chunk = chunk
         self.sizes = np.array(parts.sizes)
         places = np.linspace(0, len(dataset) - 1, num=CALIBRATION[0] * CALIBRATION[1]).astype(int)
-        self.calibration = [dataset.x[places[first :: CALIBRATION[0]]] for first in range(CALIBRATION[0])]
+        batches = [places[first :: CALIBRATION[0]] for first in range(CALIBRATION[0])]
+        self.calibration = [dataset.x[batch] for batch in batches]
+        labels = [dataset.y[batch] for batch in batches]
+        self.indicators = Indicators(model, list(zip(self.calibration, labels, strict=True)))
         everything = Parts([np.arange(len(dataset.y_test))])
         self.shares = {"": Shares(dataset.x_test, dataset.y_test, parts.test or everything, chunk)}
         if train:
@@ -150,7 +154,8 @@ class Evaluator:
     def _measure(self, params: Tensor) -> Measured:
         named = self.layout.unflatten(params)
         with fixed(self.modules, estimated(self.model, named, self.calibration)):
-            return self._judge(named)
+            judged = self._judge(named)
+        return Measured({**judged.metrics, **self.indicators(named)}, judged.clients)
 
     @property
     def modules(self) -> list[nn.Module]:

@@ -156,7 +156,7 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     local = arm.build(given | {"optimizer": arm.build(given, "local", "optimizer")}, "local")
     _refuse_objective(arm, local, dataset, model)
     _refuse_rules(arm, local, dataset)
-    _refuse_unprotected(arm, local)
+    _refuse_unprotected(arm, local, model)
     _refuse_optimizer(arm, local, layout)
     kept = local.optimizer_state == "kept"
     try:
@@ -190,7 +190,7 @@ def _refuse_objective(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) 
     if objective.classes and not dataset.has_classes:
         raise ScenarioError(f"{place}: local.objective: {name} is for classes, which these data do not have")
     if isinstance(objective, FedRBN) and not norms(model):
-        raise ScenarioError(f"{place}: local.objective: {name} is for models with BatchNorm, as resnet has")
+        raise ScenarioError(f"{place}: local.objective: {name} is for models with BatchNorm, such as resnet")
     if isinstance(objective, FedRBN) and local.control is not None:
         raise ScenarioError(
             f"{place}: local.objective: {name} has two batches a step, which a control would take for one"
@@ -215,7 +215,7 @@ def _refuse_rules(arm: Arm, local: Any, dataset: Dataset) -> None:
                                 "classes, which these data do not have")  # fmt: skip
 
 
-def _refuse_unprotected(arm: Arm, local: Any) -> None:
+def _refuse_unprotected(arm: Arm, local: Any, model: nn.Module) -> None:
     """ScenarioError where clipped gradients get noise, but steps depend on the examples in other ways too."""
     if local.private is None:
         return
@@ -223,6 +223,9 @@ def _refuse_unprotected(arm: Arm, local: Any) -> None:
     for key in [key for key, said in ways.items() if said]:
         raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: with it steps depend on examples in a way that "
                             "local.private gives no noise")  # fmt: skip
+    if norms(model):
+        raise ScenarioError(f"{arm.place(('local', 'private'))}: local.private: its gradients are of one example at a "
+                            "time, which a model with BatchNorm cannot learn from")  # fmt: skip
 
 
 def _refuse_optimizer(arm: Arm, local: Any, layout: Layout) -> None:

@@ -17,6 +17,7 @@ from fedsim.vector import Layout, weighted_sum
 SHAPES = {
     "logistic": ((1, 8, 8), {}),
     "mlp": ((1, 8, 8), {"hidden": [12, 7]}),
+    "binary_mlp": ((1, 8, 8), {"hidden": [12, 7]}),
     "cnn_mnist": ((1, 28, 28), {}),
     "cnn_cifar": ((3, 32, 32), {}),
     "cnn_group": ((3, 15, 13), {}),

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fedsim import rng
 from fedsim.errors import ScenarioError
+from fedsim.models.binary import binary_mlp
 from fedsim.models.convolutional import cnn_cifar, cnn_group, cnn_mnist, cnn_plain, resnet
 from fedsim.models.dense import logistic, mlp, two_layer_relu
 from fedsim.models.text import char_lstm
@@ -25,6 +26,7 @@ from fedsim.vector import Layout
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "logistic": logistic,
     "mlp": mlp,
+    "binary_mlp": binary_mlp,
     "cnn_mnist": cnn_mnist,
     "cnn_cifar": cnn_cifar,
     "cnn_group": cnn_group,

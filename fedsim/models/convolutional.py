@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedsim.models.normalisation import BatchNorm
+from fedsim.models.normalisation import BatchNorm, GhostNorm
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -107,17 +107,20 @@ def resnet(
     width: Positive = 16,
     blocks: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 1, 1),
     groups: Positive = 8,
-    norm: Literal["group", "batch"] = "group",
+    norm: Literal["group", "batch", "ghost"] = "group",
+    ghost: Annotated[int, Field(ge=2)] = 32,
 ) -> nn.Module:
     """A small residual network (He et al., 2016, section 4.2) with GroupNorm, as Hsieh et al., 2020, advise.
 
     Each stage halves the image and doubles the channels, which start at `width`; `blocks` counts the blocks a stage.
-    With `norm: batch` it has BatchNorm whose statistics are estimated anew before each measurement (`normalisation`).
+    With `norm: batch` it has BatchNorm whose statistics are estimated anew before each measurement (`normalisation`);
+    with `norm: ghost` each `ghost` examples of a batch are normalised by their own.
     ValueError if `groups` does not divide `width`.
     """
     if width % groups:
         raise ValueError(f"groups ({groups}) must divide width ({width})")
-    normal = BatchNorm if norm == "batch" else partial(nn.GroupNorm, groups)
+    kinds = {"batch": BatchNorm, "ghost": partial(GhostNorm, ghost=ghost), "group": partial(nn.GroupNorm, groups)}
+    normal = kinds[norm]
     channels, *_ = _image(shape, least=1)
     layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1, bias=False), normal(width)]
     layers.append(nn.ReLU())

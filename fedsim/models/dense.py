@@ -11,7 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from fedsim.models.normalisation import BatchNorm, GhostNorm
+
 Width = Annotated[int, Field(ge=1)]
+Chunk = Annotated[int, Field(ge=2)]
 
 
 def logistic(shape: tuple[int, ...], classes: int) -> nn.Module:
@@ -27,23 +30,30 @@ def mlp(
     classes: int,
     hidden: list[Width],
     activation: Literal["relu", "sigmoid", "tanh"] = "relu",
+    norm: Literal["none", "batch", "ghost"] = "none",
+    ghost: Chunk = 32,
 ) -> nn.Module:
     """A multi-layer perceptron; `hidden: [200, 200]` with ReLU is the 2NN of McMahan et al., 2017.
+
+    With a `norm` each hidden layer is normalised before its activation and needs no bias: over a batch, or over each
+    `ghost` examples of it, whose statistics are estimated anew before each measurement (`normalisation`).
 
     >>> sum(parameter.numel() for parameter in mlp((28, 28), 10, [200, 200]).parameters())
     199210
     """
     layers: list[nn.Module] = [nn.Flatten()]
-    for wide, narrow in pairwise([math.prod(shape), *hidden, classes]):
-        layers += [_linear(wide, narrow), ACTIVATIONS[activation]()]
-    return nn.Sequential(*layers[:-1])
+    *inner, last = pairwise([math.prod(shape), *hidden, classes])
+    for wide, narrow in inner:
+        normal = [] if norm == "none" else [BatchNorm(narrow) if norm == "batch" else GhostNorm(narrow, ghost)]
+        layers += [_linear(wide, narrow, bias=not normal), *normal, ACTIVATIONS[activation]()]
+    return nn.Sequential(*layers, _linear(*last))
 
 
-def _linear(wide: int, narrow: int) -> nn.Linear:
+def _linear(wide: int, narrow: int, bias: bool = True) -> nn.Linear:
     """Without inputs it is its bias alone, which starts at 0; torch warns that no weights can be drawn."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Initializing zero-element tensors")
-        return nn.Linear(wide, narrow)
+        return nn.Linear(wide, narrow, bias)
 
 
 class TwoLayerReLU(nn.Module):

@@ -46,6 +46,27 @@ class BatchNorm(nn.Module):
         return mean, variance
 
 
+class GhostNorm(BatchNorm):
+    """A BatchNorm that takes a batch for several: each `ghost` examples are normalised by statistics of their own.
+
+    Ghost Batch Normalization of Hoffer, Hubara & Soudry, Train longer, generalize better (NeurIPS 2017). Scale and
+    shift are shared. What is left over belongs to the last chunk, so that none is smaller, unless the batch is.
+    `estimated` takes the mean over chunks, the paper's an average that forgets; where statistics are `fixed` it is a
+    BatchNorm.
+    """
+
+    def __init__(self, channels: int, ghost: int, eps: float = 1e-5) -> None:
+        super().__init__(channels, eps)
+        self.ghost = ghost
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same shape (B, channels, ...)."""
+        more = 0 if self.fixed else len(x) // self.ghost - 1
+        sizes = [self.ghost] * more
+        chunks = x.split([*sizes, len(x) - sum(sizes)]) if more > 0 else [x]
+        return torch.cat([super(GhostNorm, self).forward(chunk) for chunk in chunks])
+
+
 def estimated(model: nn.Module, named: Mapping[str, Tensor], batches: Sequence[Tensor]) -> list[Statistics]:
     """The mean of each BatchNorm's statistics over these batches, at these parameters, in the order of the layers.
 
