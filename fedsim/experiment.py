@@ -15,25 +15,23 @@ import numpy as np
 import torch
 from torch import nn
 
+from fedsim.attacks.liars import Poisoning
 from fedsim.cell import Workload
 from fedsim.coded import CodedSimulation
 from fedsim.data import Dataset, Parts, data_folders
 from fedsim.errors import ScenarioError
 from fedsim.evaluation import EnsembleEvaluator, Evaluator, PeerEvaluator, Robust
+from fedsim.fitness import personal, refuse_unfit
 from fedsim.fleet import Fleet
 from fedsim.hostility import Hostility
 from fedsim.models import initial_params, training_flops
-from fedsim.models.normalisation import norms
 from fedsim.objectives import FedRBN, Plain
-from fedsim.optimizers.trial import check_optimizer
 from fedsim.own_models import OwnModels
-from fedsim.personal import personal_names
 from fedsim.progress import Progress
 from fedsim.rng import stream
 from fedsim.scenario import Arm
 from fedsim.selection import Select
 from fedsim.server import ServerSimulation
-from fedsim.sources import Backpropagation
 from fedsim.stage import Selects, Stage
 from fedsim.swarm import Swarm
 from fedsim.trace import Trace
@@ -138,13 +136,7 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     seed, clients = keys.seed, keys.fleet.clients
     given: dict[str, Any] = {"seed": seed, "folders": data_folders(data, keys.folder)}
     source = arm.build(given, "data")
-    drawn = "seed" in signature(type(keys.data.arguments).member).parameters
-    name = json.dumps([arm.resolved["data"], seed if drawn else None])
-    loaded = {} if loaded is None else loaded
-    dataset = loaded[name] = loaded.get(name) or source.load(given["folders"])
-    if keys.until.accuracy is not None and not dataset.has_classes:
-        place = arm.place(("until", "accuracy"))
-        raise ScenarioError(f"{place}: until.accuracy: these data have no classes, so there is no accuracy to reach")
+    dataset = _dataset(arm, source, given["folders"], {} if loaded is None else loaded)
     parts = source.partition.split(dataset, clients, seed)
     given |= {"shape": dataset.shape, "classes": dataset.outputs, "vocabulary": len(dataset.vocabulary)}
     given |= {"clients": clients, "workers": clients, "jobs": keys.until.versions, "versions": keys.until.versions}
@@ -154,88 +146,55 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     hostility = Hostility(arm, given)
     poisoning = hostility.poisoning(dataset)
     local = arm.build(given | {"optimizer": arm.build(given, "local", "optimizer")}, "local")
-    _refuse_objective(arm, local, dataset, model)
-    _refuse_rules(arm, local, dataset)
-    _refuse_unprotected(arm, local, model)
-    _refuse_optimizer(arm, local, layout)
-    kept = local.optimizer_state == "kept"
-    try:
-        trainer = Trainer(model, dataset.x, dataset.y, parts, local.batch, local.optimizer, seed, keeps=kept,
-                          private=local.private, objective=local.objective, poisoning=poisoning,
-                          source=local.source, rules=local.rules, personal=_personal(arm, local, model))  # fmt: skip
-    except ValueError as error:
-        raise ScenarioError(f"{arm.place(('local', 'optimizer_state'))}: local.optimizer_state: {error}") from None
+    trainer = _trainer(arm, local, model, dataset, parts, poisoning)
     shared = layout.size - int(trainer.personal.mask.sum())
     work = _workload(local, parts.sizes, training_flops(model, dataset.x[:1]), 4 * shared)
     fleet = _fleet(arm, given, clients, seed)
     graph = _network(arm, given, fleet)
-    each = keys.evaluate.clients and keys.peers is None and not trainer.judged_apart
-    evaluator = Evaluator(model, layout, dataset, parts, keys.evaluate.train, each)
-    if keys.evaluate.robust is not None:
-        attack = replace(arm.build({}, "evaluate", "robust"), best=True)
-        evaluator.robust = Robust(attack, trainer.plain, seed)
-    if poisoning is not None:
-        evaluator.aim_at(*poisoning.poison.aim(dataset.x_test, dataset.y_test))
+    evaluator = _evaluator(arm, model, dataset, trainer, poisoning)
     experiment = Experiment(arm, given, fleet, graph, work, trainer, evaluator, layout, params, hostility, dataset)
     experiment.simulation(Trace())  # what it refuses is refused before anything runs
     return experiment
 
 
-def _refuse_objective(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> None:
-    """ScenarioError where what clients are to minimise is not for these data, or gives away what noise should hide."""
-    objective = local.objective
-    if objective is None:
-        return
-    place, name = arm.place(("local", "objective")), arm.keys.local.objective.name
-    if objective.classes and not dataset.has_classes:
-        raise ScenarioError(f"{place}: local.objective: {name} is for classes, which these data do not have")
-    if isinstance(objective, FedRBN) and not norms(model):
-        raise ScenarioError(f"{place}: local.objective: {name} is for models with BatchNorm, such as resnet")
-    if isinstance(objective, FedRBN) and local.control is not None:
-        raise ScenarioError(
-            f"{place}: local.objective: {name} has two batches a step, which a control would take for one"
-        )
-    if objective.discloses and local.private is not None:
-        raise ScenarioError(f"{place}: local.objective: with {name} every gradient of a client depends on "
-                            f"{objective.discloses}, which local.private gives no noise")  # fmt: skip
+def _dataset(arm: Arm, source: Any, folders: Sequence[Path], loaded: dict[str, Dataset]) -> Dataset:
+    """Loaded, unless an earlier arm has done so. ScenarioError if an accuracy is to be reached that it cannot have."""
+    drawn = "seed" in signature(type(arm.keys.data.arguments).member).parameters
+    name = json.dumps([arm.resolved["data"], arm.keys.seed if drawn else None])
+    dataset = loaded[name] = loaded.get(name) or source.load(folders)
+    if arm.keys.until.accuracy is not None and not dataset.has_classes:
+        place = arm.place(("until", "accuracy"))
+        raise ScenarioError(f"{place}: until.accuracy: these data have no classes, so there is no accuracy to reach")
+    return dataset
 
 
-def _personal(arm: Arm, local: Any, model: nn.Module) -> tuple[str, ...]:
+def _trainer(
+    arm: Arm, local: Any, model: nn.Module, dataset: Dataset, parts: Parts, poisoning: Poisoning | None
+) -> Trainer:
+    """ScenarioError where a local step does not fit the data, the model or itself."""
+    refuse_unfit(arm, local, dataset, model)
+    kept = local.optimizer_state == "kept"
     try:
-        return personal_names(model, local.personal)
+        return Trainer(model, dataset.x, dataset.y, parts, local.batch, local.optimizer, arm.keys.seed, keeps=kept,
+                       private=local.private, objective=local.objective, poisoning=poisoning,
+                       source=local.source, rules=local.rules, personal=personal(arm, local, model))  # fmt: skip
     except ValueError as error:
-        raise ScenarioError(f"{arm.place(('local', 'personal'))}: local.personal: {error}") from None
+        raise ScenarioError(f"{arm.place(('local', 'optimizer_state'))}: local.optimizer_state: {error}") from None
 
 
-def _refuse_rules(arm: Arm, local: Any, dataset: Dataset) -> None:
-    """ScenarioError where steps are to be as long as scores of classes allow, and there are no classes."""
-    for key in ("schedule", "control"):
-        if getattr(getattr(local, key), "classes", False) and not dataset.has_classes:
-            raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: {getattr(arm.keys.local, key).name} is for "
-                                "classes, which these data do not have")  # fmt: skip
-
-
-def _refuse_unprotected(arm: Arm, local: Any, model: nn.Module) -> None:
-    """ScenarioError where clipped gradients get noise, but steps depend on the examples in other ways too."""
-    if local.private is None:
-        return
-    ways = {"source": type(local.source) is not Backpropagation, "control": local.control is not None}
-    for key in [key for key, said in ways.items() if said]:
-        raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: with it steps depend on examples in a way that "
-                            "local.private gives no noise")  # fmt: skip
-    if norms(model):
-        raise ScenarioError(f"{arm.place(('local', 'private'))}: local.private: its gradients are of one example at a "
-                            "time, which a model with BatchNorm cannot learn from")  # fmt: skip
-
-
-def _refuse_optimizer(arm: Arm, local: Any, layout: Layout) -> None:
-    """ScenarioError where clients are to be trained by what takes no steps, or treats a stack as one model."""
-    stackable = getattr(local.optimizer, "stackable", True) and arm.keys.coding is None
-    try:
-        check_optimizer(local.optimizer, layout, stackable)
-    except ValueError as error:
-        name = arm.keys.local.optimizer.name
-        raise ScenarioError(f"{arm.place(('local', 'optimizer'))}: local.optimizer: {name}: {error}") from None
+def _evaluator(
+    arm: Arm, model: nn.Module, dataset: Dataset, trainer: Trainer, poisoning: Poisoning | None
+) -> Evaluator:
+    """With what is attacked, if something is."""
+    keys = arm.keys
+    each = keys.evaluate.clients and keys.peers is None and not trainer.judged_apart
+    evaluator = Evaluator(model, trainer.layout, dataset, trainer.parts, keys.evaluate.train, each)
+    if keys.evaluate.robust is not None:
+        attack = replace(arm.build({}, "evaluate", "robust"), best=True)
+        evaluator.robust = Robust(attack, trainer.plain, keys.seed)
+    if poisoning is not None:
+        evaluator.aim_at(*poisoning.poison.aim(dataset.x_test, dataset.y_test))
+    return evaluator
 
 
 def _fleet(arm: Arm, given: Mapping[str, Any], clients: int, seed: int) -> Fleet:

@@ -16,7 +16,7 @@ from fedsim.stalling import Stalling
 if TYPE_CHECKING:
     from fedsim.aggregators.aggregator import Aggregator
     from fedsim.data import Dataset
-    from fedsim.defences import Defence
+    from fedsim.defences import Guard
     from fedsim.scenario import Arm
 
 
@@ -78,7 +78,7 @@ class Hostility:
         if tallies is not None and (liars is not None or aggregator.defence is not None):
             aggregator.jury = Jury(liars or Liars(frozenset()), tallies)
 
-    def peers(self, algorithm: Any) -> tuple[Defence | None, Said]:
+    def peers(self, algorithm: Any) -> tuple[Guard | None, Said]:
         """What defends peers, and what they say of their models.
 
         ScenarioError if their algorithm does not send models alone, or they cannot attack so.

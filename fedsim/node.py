@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fedsim.cell import Workload
-    from fedsim.defences import Defence
+    from fedsim.defences import Guard
     from fedsim.progress import Progress
 
 Parts = tuple[Any, ...]
@@ -48,7 +48,7 @@ class Node:
     """How many rounds there are, if that is known."""
     keeps: bool = False
     """Whether a training depends on what the last one has left."""
-    defence: Defence | None = None
+    defence: Guard | None = None
     """What stands in for the weighted mean of what it hears; None: nothing does."""
     said: Said = truth
     """What it says of a model (P,) of its own, if it lies: to everybody, itself included."""

@@ -193,8 +193,8 @@ class OfMaster:
         return 0
 
     def come(self, versions: int, patience: int) -> Moment:
-        """See `Watch`."""
-        raise NotImplementedError
+        """See `Watch`: nobody gets ahead of others, so that only patience ends it."""
+        return Moment(self.clock, FIRST_RANK + self.worker).happen(patience)
 
 
 TIMINGS: dict[str, Callable[..., Timing]] = {"pace": Pace, "linger": Linger, "stale": Stale}

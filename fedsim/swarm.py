@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fedsim.cell import Workload
-    from fedsim.defences import Defence
+    from fedsim.defences import Guard
     from fedsim.progress import Progress
 
 
@@ -37,7 +37,7 @@ class Swarm:
     progress: Progress
     start: Tensor
     """Everybody's first model, flat (P,)."""
-    defence: Defence | None = None
+    defence: Guard | None = None
     """Everybody's; None: they believe all that they hear."""
     said: Said = truth
     """What peers say of their models."""

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsim.defences.defence import Defence, Sender
+from fedsim.defences.defence import Defence, Guard, Sender
 from fedsim.drift import Drift
 from fedsim.roster import Census, Roster
 from fedsim.work import Update
@@ -119,11 +119,11 @@ class Aggregator(ABC):
         """Whether a defence can combine its updates."""
         return False
 
-    def defend(self, defence: Defence) -> None:
+    def defend(self, defence: Guard) -> None:
         """Let a defence combine the updates from now on. ValueError if it cannot."""
         if not self.defensible:
             raise ValueError(f"{type(self).__name__} does not take the mean of alike updates, so nothing can stand in")
-        if not defence.central:
+        if not isinstance(defence, Defence):
             raise ValueError("this one clips around a peer's own model, and a server has none")
         if self.asked is not None and self.asked < defence.least:
             raise ValueError(f"needs {defence.least} updates a step, but {self.asked} are asked for")

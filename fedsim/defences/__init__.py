@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fedsim.defences.before import Bucketing, NearestNeighbourMixing
 from fedsim.defences.centres import CentredClipping, GeometricMedian, NormBound, SelfCentredClipping
 from fedsim.defences.coordinates import Median, TrimmedMean
-from fedsim.defences.defence import Defence
+from fedsim.defences.defence import Defence, Guard
 from fedsim.defences.krum import Bulyan, Krum
 from fedsim.defences.remembering import AsyncFilter, FoolsGold
 
@@ -20,7 +20,7 @@ RULES: dict[str, Callable[..., Defence]] = {
     "centred_clipping": CentredClipping,
     "norm_bound": NormBound,
 }
-DEFENCES: dict[str, Callable[..., Defence]] = {
+DEFENCES: dict[str, Callable[..., Guard]] = {
     **RULES,
     "nearest_neighbour_mixing": NearestNeighbourMixing,
     "bucketing": Bucketing,
@@ -29,4 +29,4 @@ DEFENCES: dict[str, Callable[..., Defence]] = {
     "async_filter": AsyncFilter,
 }
 
-__all__ = ["DEFENCES", "RULES", "Defence"]
+__all__ = ["DEFENCES", "RULES", "Defence", "Guard"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -75,7 +75,7 @@ class NormBound(Defence):
 
 
 @dataclass(frozen=True)
-class SelfCentredClipping(Defence):
+class SelfCentredClipping:
     """Of peers: x <- sum_j W_ij (x + clip(x_j - x)), every difference from its own model shortened to `radius`.
 
     ClippedGossip: He, Karimireddy and Jaggi, Byzantine-Robust Decentralized Learning (2022). Without a radius it is
@@ -85,11 +85,9 @@ class SelfCentredClipping(Defence):
 
     radius: Positive | None = None
     weight: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    liars: Some = 0
-    central: ClassVar[bool] = False
 
     def around(self, own: Tensor, heard: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-        """See `Defence`; who is not finite is taken to agree with it."""
+        """See `Guard`; who is not finite is taken to agree with it."""
         if not heard or not own.numel():
             return own
         away = torch.stack([model.double() for model in heard]) - own.double()
@@ -106,10 +104,6 @@ class SelfCentredClipping(Defence):
             else:
                 left, total = 0.0, total + weights[place] * float(lengths[place]) ** 2
         return sqrt(total / self.weight)
-
-    def middle(self, rows: Tensor) -> Combined:
-        """There is none without an own model: `Aggregator.defend` refuses it."""
-        raise NotImplementedError
 
 
 def shortened(rows: Tensor, radius: float) -> Combined:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, NamedTuple, Protocol
 
 import torch
 from pydantic import Field
@@ -34,12 +34,18 @@ class Sender(NamedTuple):
     """What the update was multiplied by, as it is stale."""
 
 
+class Guard(Protocol):
+    """What can defend a peer, which has a model of its own to hold on to."""
+
+    def around(self, own: Tensor, heard: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """What it makes of its own model and those that it hears, (P,) each, with these weights in its mixing."""
+        ...
+
+
 class Defence(ABC):
     """Combines updates of which up to `liars` may be anything."""
 
     liars: int
-    central: ClassVar[bool] = True
-    """Whether a server can use it, which has no model of its own to hold on to."""
 
     def combine(self, updates: Sequence[Tensor], senders: Sequence[Sender] = ()) -> Combined:
         """Of updates (P,), in their dtype, computed in float64; those that are not finite do not count.
@@ -71,10 +77,7 @@ class Defence(ABC):
         return self.middle(rows)
 
     def around(self, own: Tensor, heard: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-        """What a peer makes of its own model and those that it hears, (P,) each, with these weights in its mixing.
-
-        Most rules take them all for alike.
-        """
+        """See `Guard`: all models count for alike."""
         return self.combine([own, *heard]).vector
 
     @abstractmethod
