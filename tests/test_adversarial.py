@@ -9,9 +9,8 @@ import torch
 from networks import B, K, dense, draws, numbers, stacked
 from torch import Tensor, nn
 from torch.func import functional_call
-from worlds import Recording
+from worlds import changed
 
-from fedsim import experiment, scenario
 from fedsim.errors import ScenarioError
 from fedsim.gradients.closed_form import ClosedForm
 from fedsim.gradients.single import Single
@@ -119,11 +118,7 @@ def test_a_client_is_attacked_alike_in_any_company() -> None:
 
 
 def run(local: dict | None = None, **changes):
-    [arm] = scenario.read(DIGITS | {"local": {**DIGITS["local"], **(local or {})}} | changes)
-    made = experiment.assemble(arm)
-    simulation = made.simulation(Recording())
-    simulation.run()
-    return made, simulation
+    return changed(DIGITS, local, **changes)
 
 
 def objective(**arguments) -> dict:

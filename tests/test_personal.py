@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
-from worlds import Recording
+from worlds import changed
 
-from fedsim import experiment, scenario
 from fedsim.errors import ScenarioError
 from fedsim.models.normalisation import estimated, fixed
 from fedsim.objectives.propagated import Apart
@@ -33,11 +32,7 @@ ATTACK = {"radius": 0.1, "step": 0.05, "steps": 2}
 
 
 def run(local: dict | None = None, **changes):
-    [arm] = scenario.read(DIGITS | {"local": {**DIGITS["local"], **(local or {})}} | changes)
-    made = experiment.assemble(arm)
-    simulation = made.simulation(Recording())
-    simulation.run()
-    return made, simulation
+    return changed(DIGITS, local, **changes)
 
 
 def test_names() -> None:

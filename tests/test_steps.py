@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from worlds import Recording
+from worlds import changed
 
-from fedsim import experiment, scenario
 from fedsim.errors import ScenarioError
 from fedsim.steps.schedules import Cosine, Linear, Trapezoid
 from fedsim.work import LocalTask
@@ -24,11 +23,7 @@ DIGITS = {
 
 
 def run(local: dict | None = None, **changes):
-    [arm] = scenario.read(DIGITS | {"local": {**DIGITS["local"], **(local or {})}} | changes)
-    made = experiment.assemble(arm)
-    simulation = made.simulation(Recording())
-    simulation.run()
-    return made, simulation
+    return changed(DIGITS, local, **changes)
 
 
 def params(local: dict | None = None, **changes) -> torch.Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import inf
+from typing import Any
 
 import torch
 
+from fedsim import experiment, scenario
 from fedsim.aggregators.aggregator import Aggregator
 from fedsim.carrier import Carrier
 from fedsim.cell import Workload, round_trip
@@ -96,3 +98,12 @@ def simulation(
     }
     world = Simulation(fleet, graph, executors[executor](), Recording(), stalling=stalling)
     return ServerSimulation(world, aggregator, work, Progress(until, every))
+
+
+def changed(base: Mapping[str, Any], local: Mapping[str, Any] | None = None, **changes: Any) -> tuple[Any, Any]:
+    """A scenario with other keys, and other ones under `local`: the experiment, and its simulation when it has run."""
+    [arm] = scenario.read({**base, "local": {**base["local"], **(local or {})}, **changes})
+    made = experiment.assemble(arm)
+    simulation = made.simulation(Recording())
+    simulation.run()
+    return made, simulation
