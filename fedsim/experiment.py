@@ -233,7 +233,8 @@ def _workload(local: Any, sizes: Sequence[int], flops: float, nbytes: int) -> Wo
         local.steps or local.epochs * -(-held // max(1, batch)) for held, batch in zip(sizes, batches, strict=True)
     ]
     objective = local.objective or Plain()
-    looks = (local.source.effort - 1 + sum(rule.effort for rule in local.rules)) * objective.points
+    source = local.source.effort(objective.losses)
+    looks = (source - 1 + sum(rule.effort for rule in local.rules)) * objective.points
     seen = [
         round(count * batch * (objective.effort_of(client) + looks))
         for client, (count, batch) in enumerate(zip(steps, batches, strict=True))

@@ -109,7 +109,17 @@ class Trainer:
     @property
     def goes_on(self) -> bool:
         """Whether a client's next training depends on what this one leaves, whatever corrects drift."""
-        return self.keeps or self.personal.any or any(isinstance(rule, Learning) for rule in self.rules)
+        learning = any(isinstance(rule, Learning) for rule in self.rules)
+        return self.keeps or self.personal.any or learning or self.remembers
+
+    @property
+    def remembers(self) -> bool:
+        """Whether what its steps write down is there for the client's next training."""
+        return self.objective.remembers or self.source.remembers
+
+    def look_up(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Examples and labels of rows (...,) of the dataset."""
+        return self.x[rows], self.y[rows]
 
     def __call__(self, tasks: Sequence[LocalTask], drift: Drift | None = None) -> list[LocalResult]:
         """Their results, in the same order; `drift` is what they add to their gradients.
@@ -145,7 +155,7 @@ class Trainer:
         starts = [self.layout.unflatten(task.params) for task in tasks]
         stack = {name: torch.stack([start[name] for start in starts]) for name in self.layout.names}
         params = {name: tensor.detach() for name, tensor in stack.items()}
-        loss, offsets = self.objective.loss, self.objective.offset(tasks)
+        offsets, memories = self.objective.offset(tasks), [dict(task.kept.own) for task in tasks]
         moved = [tensor if self.stackable else tensor[0] for tensor in params.values()]
         optimizer, active = self.optimizer(moved), len(tasks)
         if isinstance(optimizer, Addressed):
@@ -164,9 +174,10 @@ class Trainer:
             y, own = labels[step, :active], None if offsets is None else offsets[:active]
             if self.poisoning:
                 x, y = self.poisoning.spoiled(x, y, tasks)
-            now = Step(self.gradients, params, x, y, own, tasks[:active], step, self.seed, self.layout)
-            points = self.objective.examples(now)
-            grads, losses[step, :active] = self.source.gradients(now, points, loss)
+            now = Step(self.gradients, params, x, y, own, tasks[:active], step, self.seed, self.layout,
+                       rows[step, :active], self.look_up, memories[:active])  # fmt: skip
+            terms = self.objective.terms(now)
+            grads, losses[step, :active] = self.source.gradients(now, terms)
             if self.private:
                 self.private.add(grads, tasks[:active], step, x.shape[1], self.seed)
             if correction:
@@ -177,7 +188,7 @@ class Trainer:
             optimizer.step()
             for rule in self.rules:
                 change = {name: tensor - before[name] for name, tensor in params.items()}
-                proposal = Proposal(now, points, loss, before, change, grads)
+                proposal = Proposal(now, terms, before, change, grads)
                 notes.add(rule, proposal)
                 for name, after in taken(proposal, rule.factors(proposal)).items():
                     params[name].copy_(after)
@@ -185,7 +196,7 @@ class Trainer:
             optimizer.zero_grad()  # frees them, so that the next ones are written where they were
         remembered = memory.of(slice(0, active)) + remembered if self.keeps else [{}] * len(tasks)
         left = correction.finish(tasks) if correction else None
-        return self._results(tasks, self.layout.join(stack), losses.cpu().numpy(), left, remembered, notes)
+        return self._results(tasks, self.layout.join(stack), losses.cpu().numpy(), left, remembered, notes, memories)
 
     def _visits(self, tasks: Sequence[LocalTask]) -> tuple[Tensor, Tensor]:
         """Rows of the dataset that each client visits, (steps, K, b), and their labels; the finished visit nothing."""
@@ -201,7 +212,8 @@ class Trainer:
         return rows, self.y[rows] if own is None else own.to(self.x.device)
 
     def _results(self, tasks: Sequence[LocalTask], end: Tensor, losses: np.ndarray,
-                 left: Left, remembered: Sequence[Memory], notes: Notes) -> list[LocalResult]:  # fmt: skip
+                 left: Left, remembered: Sequence[Memory], notes: Notes,
+                 memories: Sequence[dict[str, Tensor]]) -> list[LocalResult]:  # fmt: skip
         """From the parameters (K, P) at the end, the losses (steps, K, b) and what a correction left, (K, P) each.
 
         `remembered` is each client's own; no result keeps the stack in memory.
@@ -213,7 +225,8 @@ class Trainer:
             loss, square_loss = float(seen.sum()) / count, float(np.square(seen).sum()) / count
             drift, extra = [None if rows is None else rows[k].clone() for rows in left or (None, None)]
             delta, own = self.personal.withheld(end[k], task.params)
-            kept = ClientState(drift, remembered[k], steps=notes.kept(k, task), personal=own)
+            written = memories[k] if self.remembers else {}
+            kept = ClientState(drift, remembered[k], steps=notes.kept(k, task), personal=own, own=written)
             results.append(LocalResult(delta, loss, square_loss, kept, extra))
         return results
 

@@ -29,6 +29,8 @@ class ClientState:
     """What a codec keeps from one message to the next, and what the last message has lost."""
     steps: Mapping[str, Tensor] = field(default_factory=dict)
     """What rules for the length of steps have learnt, (steps,) each."""
+    own: Mapping[str, Tensor] = field(default_factory=dict)
+    """What an objective or a source of gradients has written down for the next training."""
 
 
 STATELESS = ClientState()

@@ -23,7 +23,7 @@ from fedsim.errors import ScenarioError
 from fedsim.gradients import ClosedForm, Gradients, PerExample, Single, Vmapped
 from fedsim.gradients.norms import norms
 from fedsim.losses import SquaredError, loss_of
-from fedsim.objectives import Step
+from fedsim.objectives import Step, Term
 from fedsim.optimizers import adam, sgd
 from fedsim.state import restore, saved
 from fedsim.steps.clip import Clip
@@ -192,14 +192,21 @@ def proposal(widths: tuple[int, ...], change: dict | None = None, far: float = 1
     change = {name: far * part for name, part in (change or ways(before)).items()}
     tasks = [LocalTask(k, torch.zeros(0), 0, 5) for k in range(K)]
     y = Y % widths[-1] if y is None else y
-    step = Step(ClosedForm(module), moved(before, change, 1), x, y, None, tasks, 0, 1, Layout.of(module))
-    gradient = step.source(before, x, y, loss)[0]
-    return Proposal(step, x, loss, before, change, gradient)
+    step = Step(ClosedForm(module), moved(before, change, 1), x, y, None, tasks, 0, 1, Layout.of(module),
+                rows=torch.zeros(K, B, dtype=torch.int64), look_up=lambda rows: (x[0][rows], y[0][rows]),
+                memory=[{}] * K)  # fmt: skip
+    term = Term("loss", x, y, loss)
+    return Proposal(step, [term], before, change, term.slopes(step.source, before)[0])
+
+
+def points(asked: Proposal) -> Tensor:
+    """What the gradient was taken on."""
+    return asked.terms[0].points
 
 
 def lengths(asked: Proposal, change: dict[str, Tensor]) -> Tensor:
     """In radii, (K,)."""
-    return 1 / radius(asked.step.source.jvp(asked.before, asked.points, change))
+    return 1 / radius(asked.step.source.jvp(asked.before, points(asked), change))
 
 
 @pytest.mark.parametrize("target", [0.25, 1.0])
@@ -232,7 +239,7 @@ def test_a_set_step_has_the_length_that_is_asked_for_whatever_the_rate() -> None
 
 def test_the_radius_of_a_linear_softmax_is_by_hand() -> None:
     asked = proposal((5, CLASSES))
-    changes = asked.points @ asked.change["1.weight"].mT + asked.change["1.bias"].unsqueeze(1)
+    changes = points(asked) @ asked.change["1.weight"].mT + asked.change["1.bias"].unsqueeze(1)
     widest = torch.stack([max(own.max() - own.min() for own in each) for each in changes])
     torch.testing.assert_close(1 / lengths(asked, asked.change), pi / widest, **NEAR)
 
@@ -246,8 +253,8 @@ def test_the_radius_is_homogeneous_and_blind_to_what_all_scores_share() -> None:
     last = {"3.weight", "3.bias"}
     cool = {n: part / 3 if n in last else part for n, part in asked.before.items()}
     change = {n: part / 3 if n in last else part for n, part in asked.change.items()}
-    torch.testing.assert_close(radius(asked.step.source.jvp(cool, asked.points, change)), 3 * rho, **NEAR)
-    fewer = radius(asked.step.source.jvp(asked.before, asked.points[:, :3], asked.change))
+    torch.testing.assert_close(radius(asked.step.source.jvp(cool, points(asked), change)), 3 * rho, **NEAR)
+    fewer = radius(asked.step.source.jvp(asked.before, points(asked)[:, :3], asked.change))
     assert bool((fewer >= rho * (1 - 1e-12)).all())
 
 
@@ -331,13 +338,14 @@ def test_the_rate_is_the_formulas(power) -> None:
     asked = proposal((5, 6, CLASSES), y=y)
     size = norms(asked.gradient)
     unit = {name: part / size.view(-1, *[1] * (part.dim() - 1)) for name, part in asked.gradient.items()}
-    args = asked.step.source, asked.before, asked.points, y, unit, SquaredError(), None
+    args = asked.step.source, asked.before, points(asked), y, unit, SquaredError(), None
     curvature = norms(defined(dense(5, 6, CLASSES).double(), *args[1:])[1])
     torch.testing.assert_close(rate(asked, power=power, most=1e9), 2 / curvature**power, **NEAR)
     longer = replace(asked, gradient={name: 7 * part for name, part in asked.gradient.items()})
     torch.testing.assert_close(rate(longer, power=power), rate(asked, power=power), **NEAR)
-    higher = rate(replace(asked, loss=Threefold()), power=power, most=1e9)
-    torch.testing.assert_close(higher, rate(asked, power=power, most=1e9) * 3**-power, **NEAR)
+    for change in ({"loss": Threefold()}, {"weight": 3.0}):
+        higher = rate(replace(asked, terms=[replace(asked.terms[0], **change)]), power=power, most=1e9)
+        torch.testing.assert_close(higher, rate(asked, power=power, most=1e9) * 3**-power, **NEAR)
     assert rate(asked, power=power, most=1e-3).tolist() == pytest.approx([1e-3] * K)
 
 

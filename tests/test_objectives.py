@@ -193,7 +193,9 @@ def step_of(objective: Objective, module: nn.Module, x: Tensor, start: nn.Module
     begun = stacked(start or module)
     params = [layout.join({name: part[k] for name, part in begun.items()}) for k in range(K)]
     tasks = [LocalTask(k, params[k], ordinal=2, steps=5) for k in range(K)]
-    return Step(ClosedForm(module), stacked(module), x, Y, objective.offset(tasks), tasks, 3, 1, layout)
+    return Step(ClosedForm(module), stacked(module), x, Y, objective.offset(tasks), tasks, 3, 1, layout,
+                rows=torch.zeros(K, B, dtype=torch.int64), look_up=lambda rows: (x[0][rows], Y[0][rows]),
+                memory=[{}] * K)  # fmt: skip
 
 
 def walked(module: nn.Module, attacked: dict, step: Step, objective: Trades | CalFAT) -> Tensor:
@@ -315,8 +317,10 @@ def test_a_step_goes_down_the_definition_and_reports_it(kind) -> None:
     rows, y = (part[0] for part in trainer._visits([task]))
     offset = trainer.objective.offset([task])
     named = {name: part.unsqueeze(0) for name, part in made.layout.unflatten(made.params).items()}
-    step = Step(Vmapped(module), named, trainer.x[rows], y, offset, [task], 0, made.given["seed"], made.layout)
-    points = trainer.objective.examples(step).squeeze(0)
+    step = Step(Vmapped(module), named, trainer.x[rows], y, offset, [task], 0, made.given["seed"], made.layout,
+                rows, trainer.look_up, [{}])  # fmt: skip
+    [term] = trainer.objective.terms(step)
+    points = term.points.squeeze(0)
     flat = made.params.clone().requires_grad_()
     scores = functional_call(module, made.layout.unflatten(flat), (points,))
     if kind == "trades":

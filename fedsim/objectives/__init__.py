@@ -9,6 +9,7 @@ from fedsim.objectives.divergent import CalFAT, Trades
 from fedsim.objectives.objective import Objective, Plain, Step
 from fedsim.objectives.pgd import PGD
 from fedsim.objectives.propagated import FedRBN
+from fedsim.objectives.term import Term
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "adversarial": Adversarial,
@@ -17,4 +18,4 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "fedrbn": FedRBN,
 }
 
-__all__ = ["OBJECTIVES", "PGD", "Adversarial", "CalFAT", "FedRBN", "Objective", "Plain", "Step", "Trades"]
+__all__ = ["OBJECTIVES", "PGD", "Adversarial", "CalFAT", "FedRBN", "Objective", "Plain", "Step", "Term", "Trades"]

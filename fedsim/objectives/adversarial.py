@@ -12,6 +12,7 @@ from fedsim.gradients import Gradients
 from fedsim.losses import Loss
 from fedsim.objectives.objective import Step
 from fedsim.objectives.pgd import PGD
+from fedsim.objectives.term import Term
 from fedsim.work import LocalTask
 
 
@@ -28,7 +29,9 @@ class Adversarial(PGD):
 
     classes: ClassVar[bool] = False
     points: ClassVar[int] = 1
+    losses: ClassVar[int] = 1
     discloses: ClassVar[str | None] = None
+    remembers: ClassVar[bool] = False
 
     @property
     def effort(self) -> float:
@@ -37,7 +40,7 @@ class Adversarial(PGD):
 
     @property
     def loss(self) -> Loss | None:
-        """See `Objective`."""
+        """Of the points; None: the one for such labels."""
         return None
 
     def effort_of(self, client: int) -> float:
@@ -52,8 +55,12 @@ class Adversarial(PGD):
         """See `Objective`."""
         return None
 
-    def examples(self, step: Step) -> Tensor:
+    def terms(self, step: Step) -> Sequence[Term]:
         """See `Objective`."""
+        return (Term("loss", self.examples(step), step.y, self.loss, step.offset),)
+
+    def examples(self, step: Step) -> Tensor:
+        """The points to learn from, (K, B, *shape); or (K, 2 B, *shape), where the loss is of pairs."""
         return self.attack(step.source, self.model(step), step.x, step.y, step.draws("adversarial"))
 
     def model(self, step: Step) -> Mapping[str, Tensor]:

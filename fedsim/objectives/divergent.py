@@ -67,11 +67,11 @@ class Trades(Divergent):
 
     @property
     def loss(self) -> Loss:
-        """See `Objective`."""
+        """See `Adversarial`."""
         return TradeOff(self.beta)
 
     def examples(self, step: Step) -> Tensor:
-        """See `Objective`: the examples, then their other selves."""
+        """See `Adversarial`: the examples, then their other selves."""
         return torch.cat((step.x, self.moved(step)), 1)
 
 
@@ -98,5 +98,5 @@ class CalFAT(Divergent):
         return (shares + self.floor).log().to(tasks[0].params)
 
     def examples(self, step: Step) -> Tensor:
-        """See `Objective`."""
+        """See `Adversarial`."""
         return self.moved(step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from fedsim.gradients import Gradients
-from fedsim.losses import Loss
+from fedsim.objectives.term import Term
 from fedsim.vector import Layout
 from fedsim.wire.codec import generator
 from fedsim.work import LocalTask
@@ -33,6 +33,13 @@ class Step:
     """Of the step in their training, from 0."""
     seed: int
     layout: Layout
+    rows: Tensor
+    """Which of all examples theirs are, (K, B)."""
+    look_up: Callable[[Tensor], tuple[Tensor, Tensor]]
+    """Examples and labels of any rows (...,) of the data, as they are: (..., *shape) and (..., *label)."""
+    memory: Sequence[dict[str, Tensor]]
+    """What each client keeps for its next steps, and its next training if whoever writes it `remembers`. Tensors in it
+    are replaced, never written to."""
 
     @property
     def start(self) -> dict[str, Tensor]:
@@ -51,8 +58,12 @@ class Objective(Protocol):
     """Whether it makes sense of classes alone, not of points."""
     points: ClassVar[int]
     """How many points are learnt from for each example."""
+    losses: ClassVar[int]
+    """How many losses it adds up."""
     discloses: ClassVar[str | None]
     """What of a client's data its gradients depend on, besides one example each; None: nothing."""
+    remembers: ClassVar[bool]
+    """Whether a training depends on what the client's last one has left in the memory of its steps."""
 
     @property
     def effort(self) -> float:
@@ -67,17 +78,12 @@ class Objective(Protocol):
         """How gradients are taken of its points, by those of a batch."""
         ...
 
-    @property
-    def loss(self) -> Loss | None:
-        """Of the points that `examples` gives; None: the one for such labels."""
-        ...
-
     def offset(self, tasks: Sequence[LocalTask]) -> Tensor | None:
         """What is added to each client's scores while it trains, (K, outputs); None: nothing."""
         ...
 
-    def examples(self, step: Step) -> Tensor:
-        """The points to learn from, (K, B, *shape); or (K, 2 B, *shape), where the loss is of pairs."""
+    def terms(self, step: Step) -> Sequence[Term]:
+        """The losses to minimise, and the points that they are of; the first is what a client reports."""
         ...
 
 
@@ -87,9 +93,10 @@ class Plain:
 
     classes: ClassVar[bool] = False
     points: ClassVar[int] = 1
+    losses: ClassVar[int] = 1
     discloses: ClassVar[str | None] = None
+    remembers: ClassVar[bool] = False
     effort: ClassVar[float] = 1.0
-    loss: ClassVar[Loss | None] = None
 
     def effort_of(self, client: int) -> float:
         """See `Objective`."""
@@ -103,6 +110,6 @@ class Plain:
         """See `Objective`."""
         return None
 
-    def examples(self, step: Step) -> Tensor:
+    def terms(self, step: Step) -> Sequence[Term]:
         """See `Objective`."""
-        return step.x
+        return (Term("loss", step.x, step.y, offset=step.offset),)

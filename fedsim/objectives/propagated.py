@@ -52,7 +52,7 @@ class FedRBN(Adversarial):
         return 2.0 + self.price if client in self.affords else 1.0
 
     def examples(self, step: Step) -> Tensor:
-        """See `Objective`: examples, and their other selves; examples alone where nobody can afford others."""
+        """See `Adversarial`: examples, and their other selves; examples alone where nobody can afford others."""
         rows = [k for k, task in enumerate(step.tasks) if task.client in self.affords]
         if not rows:
             return step.x

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
-from torch import Tensor
 
 from fedsim.gradients.norms import norms
-from fedsim.losses import Loss
 from fedsim.objectives import Step
-from fedsim.sources.source import Found
+from fedsim.objectives.term import Found, Term, slopes
 
 TINY = 1e-12
 
@@ -26,19 +25,20 @@ class Sharpness:
 
     radius: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.05
 
-    @property
-    def effort(self) -> float:
+    remembers: ClassVar[bool] = False
+
+    def effort(self, terms: int) -> float:
         """See `Source`."""
         return 2.0 if self.radius else 1.0
 
-    def gradients(self, step: Step, points: Tensor, loss: Loss | None) -> Found:
+    def gradients(self, step: Step, terms: Sequence[Term]) -> Found:
         """See `Source`."""
-        slopes, losses = step.source(step.params, points, step.y, loss, step.offset)
+        here, losses = slopes(step.source, step.params, terms)
         if not self.radius:
-            return slopes, losses
-        scale = self.radius / norms(slopes).clamp_min(TINY)
+            return here, losses
+        scale = self.radius / norms(here).clamp_min(TINY)
         higher = {
-            name: param + scale.view(-1, *[1] * (param.dim() - 1)) * slopes[name]
+            name: param + scale.view(-1, *[1] * (param.dim() - 1)) * here[name]
             for name, param in step.params.items()
         }  # fmt: skip
-        return step.source(higher, points, step.y, loss, step.offset)[0], losses
+        return slopes(step.source, higher, terms)[0], losses

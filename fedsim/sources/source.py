@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
-from torch import Tensor
-
-from fedsim.losses import Loss
 from fedsim.objectives import Step
-
-Found = tuple[dict[str, Tensor], Tensor]
-"""Gradients, name -> (K, *shape), and the losses of examples, (K, B)."""
+from fedsim.objectives.term import Found, Term, slopes
 
 
 class Source(Protocol):
     """Of the gradients that the optimizer of K clients is given. What it does to a stack it does to each client."""
 
-    @property
-    def effort(self) -> float:
-        """What it costs, in plain gradients."""
+    remembers: ClassVar[bool]
+    """Whether a training depends on what the client's last one has left in the memory of its steps."""
+
+    def effort(self, terms: int) -> float:
+        """What it costs, in plain gradients, where so many losses are added up."""
         ...
 
-    def gradients(self, step: Step, points: Tensor, loss: Loss | None) -> Found:
-        """Of a step that learns from these points (K, B, *shape) by this loss."""
+    def gradients(self, step: Step, terms: Sequence[Term]) -> Found:
+        """Of a step that minimises these."""
         ...
 
 
@@ -31,14 +29,15 @@ class Source(Protocol):
 class Backpropagation:
     """The gradient of the loss where the client is."""
 
-    @property
-    def effort(self) -> float:
-        """See `Source`."""
+    remembers: ClassVar[bool] = False
+
+    def effort(self, terms: int) -> float:
+        """See `Source`: losses are added up before anything goes backward."""
         return 1.0
 
-    def gradients(self, step: Step, points: Tensor, loss: Loss | None) -> Found:
+    def gradients(self, step: Step, terms: Sequence[Term]) -> Found:
         """See `Source`."""
-        return step.source(step.params, points, step.y, loss, step.offset)
+        return slopes(step.source, step.params, terms)
 
 
 PLAIN = Backpropagation()

@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsim.gradients.norms import norms
+from fedsim.objectives.term import curved
 from fedsim.optimizers import Recipe
 from fedsim.steps.rule import Proposal
 
@@ -47,8 +48,8 @@ class Dal:
             return torch.ones(len(step.tasks))
         lengths = norms(gradient).clamp_min(TINY)
         unit = {name: part / lengths.view(-1, *[1] * (part.dim() - 1)) for name, part in gradient.items()}
-        curved = step.source.hvp(proposal.before, proposal.points, step.y, unit, proposal.loss, step.offset)
-        return rates(norms(curved), self.power, self.most) / self.optimizer.arguments["lr"]
+        curvature = norms(curved(step.source, proposal.before, proposal.terms, unit))
+        return rates(curvature, self.power, self.most) / self.optimizer.arguments["lr"]
 
 
 def rates(curvatures: Tensor, power: float, most: float) -> Tensor:

@@ -44,8 +44,9 @@ class Ghosts:
 
     def factors(self, proposal: Proposal) -> Tensor:
         """See `Rule`."""
-        changes = proposal.step.source.jvp(proposal.before, proposal.points, proposal.change)
-        factors = self.target * radius(changes)
+        source, before, change = proposal.step.source, proposal.before, proposal.change
+        each = [radius(source.jvp(before, term.points, change)) for term in proposal.terms]
+        factors = self.target * torch.stack(each).amin(0)
         if self.mode == "cap":
             return factors.clamp_max(1.0)
         return factors.where(factors.isfinite(), torch.ones_like(factors))

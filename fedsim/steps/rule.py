@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from fedsim.losses import Loss
 from fedsim.objectives import Step
+from fedsim.objectives.term import Named, Term
 from fedsim.work import LocalTask
-
-Named = Mapping[str, Tensor]
-"""Parameters, or changes of them: name -> (K, *shape)."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +20,14 @@ class Proposal:
 
     step: Step
     """Its source, batch, tasks and number; `params` are what the optimizer has made of them already."""
-    points: Tensor
-    """What the gradient was taken on, (K, B, *shape)."""
-    loss: Loss | None
-    """Of these points; None: the one for such labels."""
+    terms: Sequence[Term]
+    """What the gradient is of."""
     before: Named
     """Where the step starts from."""
     change: Named
     """What it would add: with learning rate, momentum, decay and all."""
     gradient: Named
-    """Raw, of the mean loss of each client's batch, as the optimizer was given it."""
+    """Raw, of each client's batch, as the optimizer was given it."""
 
 
 class Rule(Protocol):
