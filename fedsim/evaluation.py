@@ -15,6 +15,7 @@ from torch.func import functional_call
 from fedsim.binarised import Indicators
 from fedsim.data import Dataset, Parts
 from fedsim.errors import ScenarioError
+from fedsim.exams import Exam
 from fedsim.gradients import Gradients
 from fedsim.losses import loss_of
 from fedsim.models.normalisation import estimated, fixed
@@ -116,10 +117,12 @@ class Evaluator:
         self.model, self.layout, self.clients = model, layout, clients
         self.robust: Robust | None = None
         """Also measure where this moves the examples to: `robust_accuracy` and so on."""
+        self.exam: Exam | None = None
+        """Asks whatever else models are asked."""
         self.aim: Shares | None = None
         """Test examples that an attack wants to be mistaken, with the classes that it wants: `attack_success`."""
         self._last: tuple[Tensor | None, Measured] = (None, Measured())
-        self.chunk = chunk
+        self.dataset, self.chunk = dataset, chunk
         self.sizes = np.array(parts.sizes)
         places = np.linspace(0, len(dataset) - 1, num=CALIBRATION[0] * CALIBRATION[1]).astype(int)
         batches = [places[first :: CALIBRATION[0]] for first in range(CALIBRATION[0])]
@@ -155,7 +158,8 @@ class Evaluator:
         named = self.layout.unflatten(params)
         with fixed(self.modules, estimated(self.model, named, self.calibration)):
             judged = self._judge(named)
-        return Measured({**judged.metrics, **self.indicators(named)}, judged.clients)
+            asked = self.exam.grade(self.model, named, self.dataset) if self.exam else {}
+        return Measured({**judged.metrics, **self.indicators(named), **asked}, judged.clients)
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -164,8 +168,8 @@ class Evaluator:
         return [self.model] if attacked is None else [self.model, attacked]
 
     def scores(self, named: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """Of a model with these parameters, (B, outputs)."""
-        return functional_call(self.model, dict(named), (x,))
+        """Of a model with these parameters, (B, outputs), without those that it has beside them."""
+        return functional_call(self.model, dict(named), (x,))[:, : self.dataset.outputs]
 
     def _judge(self, named: Mapping[str, Tensor]) -> Measured:
         scores = partial(self.scores, named)

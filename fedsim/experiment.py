@@ -192,6 +192,8 @@ def _evaluator(
     if keys.evaluate.robust is not None:
         attack = replace(arm.build({}, "evaluate", "robust"), best=True)
         evaluator.robust = Robust(attack, trainer.plain, keys.seed)
+    if keys.evaluate.exam is not None:
+        evaluator.exam = arm.build({"seed": keys.seed}, "evaluate", "exam")
     if poisoning is not None:
         evaluator.aim_at(*poisoning.poison.aim(dataset.x_test, dataset.y_test))
     return evaluator

@@ -112,6 +112,8 @@ class Evaluate:
     """Show each client's own metrics (`clients.csv`) and their standard deviation."""
     robust: PGD | None = None
     """Also where this attack moves the examples to: `robust_accuracy` and `robust_loss`."""
+    exam: Any = None
+    """What else models are asked."""
 
 
 @dataclass(frozen=True)

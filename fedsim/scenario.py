@@ -20,6 +20,7 @@ from fedsim.comparison import variants
 from fedsim.data import DATA, PARTITIONS
 from fedsim.defences import DEFENCES, RULES
 from fedsim.errors import ScenarioError
+from fedsim.exams import EXAMS
 from fedsim.executors import EXECUTORS
 from fedsim.fleet import AVAILABILITY, DEVICES, PARTICIPATION, RATES, STRAGGLERS
 from fedsim.keys import Scenario
@@ -70,6 +71,7 @@ FAMILIES = {
     "lie": LIES,
     "poison": POISONS,
     "timing": TIMINGS,
+    "exam": EXAMS,
     "combiner": COMBINERS,
     "defence": DEFENCES,
     "rule": RULES,
@@ -95,6 +97,7 @@ GIVEN = {
     "coding": ("workers", "jobs", "seed"),
     "codec": ("layout",),
     "objective": ("labels", "clients", "seed"),
+    "exam": ("seed",),
     "combiner": ("seed",),
     "defence": ("seed",),
     "poison": ("classes",),

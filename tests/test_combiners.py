@@ -35,10 +35,10 @@ def test_every_combiner_is_tried_here() -> None:
 @pytest.mark.parametrize("name", FRESH)
 def test_alone_or_alike_they_are_what_they_are(name) -> None:
     row = directions(count=1)
-    torch.testing.assert_close(GCond(momentum=0.0).combine(row, [3], 0), row[0])
-    torch.testing.assert_close(PCGrad().combine(row, [3], 0), row[0])
+    torch.testing.assert_close(GCond(momentum=0.0).combine(row, [3], 0, {}), row[0])
+    torch.testing.assert_close(PCGrad().combine(row, [3], 0, {}), row[0])
     same = row.expand(3, -1)
-    found = FRESH[name]().combine(same, [0, 1, 2], 0)
+    found = FRESH[name]().combine(same, [0, 1, 2], 0, {})
     scale = 1.5 if name == "cagrad" else 1.0
     torch.testing.assert_close(found, scale * row[0], rtol=1e-6, atol=1e-9)
 
@@ -46,14 +46,14 @@ def test_alone_or_alike_they_are_what_they_are(name) -> None:
 @pytest.mark.parametrize("name", ["pcgrad", "gcond"])
 def test_without_a_conflict_it_is_the_mean(name) -> None:
     rows = directions("none").abs()
-    torch.testing.assert_close(FRESH[name]().combine(rows, range(4), 0), rows.mean(dim=0))
+    torch.testing.assert_close(FRESH[name]().combine(rows, range(4), 0, {}), rows.mean(dim=0))
 
 
 @pytest.mark.parametrize("name", FRESH)
 def test_order_does_not_count(name) -> None:
     rows = directions("order")
     places = [2, 0, 3, 1]
-    found, turned = (FRESH[name]().combine(rows[order], order, 0) for order in ([0, 1, 2, 3], places))
+    found, turned = (FRESH[name]().combine(rows[order], order, 0, {}) for order in ([0, 1, 2, 3], places))
     torch.testing.assert_close(turned, found, rtol=1e-6, atol=1e-8)
 
 
@@ -61,7 +61,7 @@ def test_of_two_each_loses_what_points_against_the_other() -> None:
     rows = pair(-0.5, length=2.0)
     first = rows[0] - (rows[0] @ rows[1]) / (rows[1] @ rows[1]) * rows[1]
     second = rows[1] - (rows[0] @ rows[1]) / (rows[0] @ rows[0]) * rows[0]
-    torch.testing.assert_close(PCGrad().combine(rows, [0, 1], 0), (first + second) / 2)
+    torch.testing.assert_close(PCGrad().combine(rows, [0, 1], 0, {}), (first + second) / 2)
     assert float(first @ rows[1]) == pytest.approx(0, abs=1e-12)
 
 
@@ -75,7 +75,7 @@ def test_surgery_is_its_paper() -> None:
             if other != place and own @ rows[other] < 0:
                 own -= own @ rows[other] / (rows[other] @ rows[other]) * rows[other]
         total += own
-    found = PCGrad(seed=1).combine(torch.from_numpy(rows), [10, 11, 12, 13, 14], 7)
+    found = PCGrad(seed=1).combine(torch.from_numpy(rows), [10, 11, 12, 13, 14], 7, {})
     np.testing.assert_allclose(found, total / 5, rtol=1e-10)
 
 
@@ -85,7 +85,7 @@ def test_nothing_in_the_ball_agrees_better_with_its_worst(c) -> None:
     for turn in range(4):
         rows = directions("ball", turn)
         mean = rows.mean(dim=0)
-        found = CAGrad(c).combine(rows, range(4), 0)
+        found = CAGrad(c).combine(rows, range(4), 0, {})
         assert float((found - mean).norm()) == pytest.approx(c * float(mean.norm()), rel=1e-6)
         best = float((rows @ found).min())
         draws = torch.from_numpy(stream(2, turn).standard_normal((20_000, 6)))
@@ -94,7 +94,7 @@ def test_nothing_in_the_ball_agrees_better_with_its_worst(c) -> None:
         near = mean + (near - mean) * (c * mean.norm() / (near - mean).norm(dim=1, keepdim=True)).clamp_max(1.0)
         for others in (tried, near):
             assert float((others @ rows.T).amin(dim=1).max()) <= best + 1e-6 * float(rows.norm())
-    torch.testing.assert_close(CAGrad(0.0).combine(rows, range(4), 0), mean)
+    torch.testing.assert_close(CAGrad(0.0).combine(rows, range(4), 0, {}), mean)
 
 
 def test_the_conductor_bends_by_the_angle_of_the_conflict() -> None:
@@ -123,21 +123,21 @@ def test_the_conductor_bends_by_the_angle_of_the_conflict() -> None:
 
 def test_the_stronger_one_wins_but_not_for_ever() -> None:
     """Both are new, so that strength decides: 3 over 1; the fourth time the other one does."""
-    conductor = GCond()
-    rows = pair(-0.9, length=3.0)
-    conductor.norms = {5: 1.0, 6: 1.0}
-    assert [conductor.arbitrated(rows, [5, 6], 0, 1) for _ in range(4)] == [(1, 0)] * 3 + [(0, 1)]
-    assert conductor.winners == [6, 6, 5]
-    steady = GCond()
-    steady.norms, steady.last = {5: 1.0, 6: 1.0}, {5: rows[0]}
-    assert steady.arbitrated(rows, [5, 6], 0, 1) == (0, 1), "steadiness counts four times as much"
+    conductor, rows = GCond(), pair(-0.9, length=3.0)
+    memory = {"norm 5": torch.tensor(1.0), "norm 6": torch.tensor(1.0)}
+    steady = memory | {"last 5": rows[0]}
+    assert [conductor.arbitrated(rows, [5, 6], (0, 1), memory) for _ in range(4)] == [(1, 0)] * 3 + [(0, 1)]
+    assert memory["winners"].tolist() == [6, 6, 5]
+    assert conductor.arbitrated(rows, [5, 6], (0, 1), steady) == (0, 1), "steadiness counts four times as much"
 
 
 def test_momentum_is_corrected_for_its_start() -> None:
     rows = directions("momentum").abs()
-    conductor = GCond(momentum=0.9)
-    torch.testing.assert_close(conductor.combine(rows, range(4), 0), rows.mean(dim=0))
-    second = conductor.combine(3 * rows, range(4), 1)
+    conductor, memory = GCond(momentum=0.9), {}
+    torch.testing.assert_close(conductor.combine(rows, range(4), 0, memory), rows.mean(dim=0))
+    first = dict(memory)
+    second = conductor.combine(3 * rows, range(4), 1, memory)
+    torch.testing.assert_close(first["speed"], 0.1 * rows.mean(dim=0))
     expected = (0.9 * 0.1 * 1 + 0.1 * 3) / (1 - 0.81)
     torch.testing.assert_close(second, expected * rows.mean(dim=0))
 

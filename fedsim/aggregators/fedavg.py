@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -25,6 +25,8 @@ class FedAvg(Rounds):
     """`uniform`: over how many are heard; `expected`: over how many are heard on average, as privacy asks for."""
     combiner: Combiner | None = None
     """Makes one direction of updates that conflict, where they count alike; None: their mean."""
+    memory: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
+    """What the combiner has written down."""
 
     @property
     def defensible(self) -> bool:
@@ -53,7 +55,7 @@ class FedAvg(Rounds):
         if self.combiner is not None:
             rows = torch.stack([update.delta.double() for update in updates])
             names = [update.client for update in updates]
-            return self.combiner.combine(rows, names, self.version).to(updates[0].delta.dtype)
+            return self.combiner.combine(rows, names, self.version, self.memory).to(updates[0].delta.dtype)
         weights = shares(updates) if self.weights == "examples" else self.equal(len(updates))
         return weighted_sum([update.delta for update in updates], weights)
 

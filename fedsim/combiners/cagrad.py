@@ -12,6 +12,8 @@ from pydantic import Field
 from scipy.optimize import minimize
 from torch import Tensor
 
+from fedsim.combiners.combiner import Memory
+
 
 @dataclass(frozen=True)
 class CAGrad:
@@ -25,7 +27,7 @@ class CAGrad:
 
     c: Annotated[float, Field(ge=0, lt=1)] = 0.5
 
-    def combine(self, rows: Tensor, names: Sequence[int], turn: int) -> Tensor:
+    def combine(self, rows: Tensor, names: Sequence[int], turn: int, memory: Memory) -> Tensor:
         """See `Combiner`."""
         mean = rows.mean(dim=0)
         length = float(mean.norm())

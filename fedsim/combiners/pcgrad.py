@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedsim.combiners.combiner import Memory
 from fedsim.rng import stream
 
 
@@ -21,7 +22,7 @@ class PCGrad:
 
     seed: int = 0
 
-    def combine(self, rows: Tensor, names: Sequence[int], turn: int) -> Tensor:
+    def combine(self, rows: Tensor, names: Sequence[int], turn: int, memory: Memory) -> Tensor:
         """See `Combiner`. The order is drawn for each name and turn."""
         order = sorted(range(len(rows)), key=lambda place: names[place])
         return torch.stack([self._cleared(rows, place, order, (turn, names[place])) for place in order]).mean(dim=0)

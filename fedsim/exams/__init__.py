@@ -1,0 +1,11 @@
+"""What a model is asked beside how good its scores are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fedsim.exams.exam import Exam
+
+EXAMS: dict[str, Callable[..., Exam]] = {}
+
+__all__ = ["EXAMS", "Exam"]
