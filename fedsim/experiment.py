@@ -139,6 +139,7 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     dataset = _dataset(arm, source, given["folders"], {} if loaded is None else loaded)
     parts = source.partition.split(dataset, clients, seed)
     given |= {"shape": dataset.shape, "classes": dataset.outputs, "vocabulary": len(dataset.vocabulary)}
+    given["outputs"] = dataset.outputs
     given |= {"clients": clients, "workers": clients, "jobs": keys.until.versions, "versions": keys.until.versions}
     given |= {"labels": _label_distributions(dataset, parts)}
     model, params = initial_params(lambda: arm.build(given, "model"), seed)

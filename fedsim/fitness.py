@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from fedsim.data import Dataset
@@ -21,10 +22,27 @@ if TYPE_CHECKING:
 
 def refuse_unfit(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> None:
     """ScenarioError where something of a local step does not fit."""
+    refuse_further(arm, local, dataset, model)
     refuse_objective(arm, local, dataset, model)
     refuse_rules(arm, local, dataset)
     refuse_unprotected(arm, local, model)
     refuse_optimizer(arm, local, Layout.of(model))
+
+
+def refuse_further(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> None:
+    """ScenarioError where a model gives scores that nobody reads, or nothing but those of outputs to who wants more."""
+    with torch.no_grad():
+        further = model(dataset.x[:1]).shape[1] > dataset.outputs
+    reads = local.objective is not None and local.objective.further
+    if further != reads:
+        path = ("local", "objective") if reads else ("model",)
+        name = arm.keys.model.name
+        why = (
+            f"{name} gives no further scores"
+            if reads
+            else f"{name} gives further scores, which this objective does not read"
+        )
+        raise ScenarioError(f"{arm.place(path)}: {'.'.join(path)}: {why}")
 
 
 def refuse_objective(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> None:
@@ -41,6 +59,9 @@ def refuse_objective(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -
         raise ScenarioError(
             f"{place}: local.objective: {name} has two batches a step, which a control would take for one"
         )
+    if objective.losses > 1 and local.private is not None:
+        raise ScenarioError(f"{place}: local.objective: {name} adds up {objective.losses} losses, each of which "
+                            "local.private would clip by itself")  # fmt: skip
     if objective.discloses and local.private is not None:
         raise ScenarioError(f"{place}: local.objective: with {name} every gradient of a client depends on "
                             f"{objective.discloses}, which local.private gives no noise")  # fmt: skip

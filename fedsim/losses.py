@@ -120,6 +120,25 @@ class TradeOff:
         return losses, torch.cat((here, there), 2).div_(y.shape[1]).mT
 
 
+@dataclass(frozen=True)
+class Of:
+    """A loss of some of the scores, from `first` to before `end`."""
+
+    loss: Loss
+    first: int
+    end: int | None = None
+
+    def each(self, scores: Tensor, y: Tensor) -> Tensor:
+        """See `Loss`."""
+        return self.loss.each(scores[:, self.first : self.end], y)
+
+    def slope(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Loss`; of the other scores it is 0."""
+        losses, slope = self.loss.slope(scores[:, self.first : self.end], y)
+        after = scores.shape[1] - self.first - slope.shape[2]
+        return losses, functional.pad(slope, (self.first, after))
+
+
 def loss_of(y: Tensor) -> Measure:
     """The loss for such labels: classes are integers, points are floats."""
     return SquaredError() if y.is_floating_point() else CrossEntropy()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fedsim.exams.exam import Exam
+from fedsim.exams.reconstruction import Reconstruction
 
-EXAMS: dict[str, Callable[..., Exam]] = {}
+EXAMS: dict[str, Callable[..., Exam]] = {"reconstruction": Reconstruction}
 
 __all__ = ["EXAMS", "Exam"]

@@ -10,12 +10,26 @@ from fedsim.objectives.objective import Objective, Plain, Step
 from fedsim.objectives.pgd import PGD
 from fedsim.objectives.propagated import FedRBN
 from fedsim.objectives.term import Term
+from fedsim.objectives.together import Together
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "adversarial": Adversarial,
     "trades": Trades,
     "calfat": CalFAT,
     "fedrbn": FedRBN,
+    "together": Together,
 }
 
-__all__ = ["OBJECTIVES", "PGD", "Adversarial", "CalFAT", "FedRBN", "Objective", "Plain", "Step", "Term", "Trades"]
+__all__ = [
+    "OBJECTIVES",
+    "PGD",
+    "Adversarial",
+    "CalFAT",
+    "FedRBN",
+    "Objective",
+    "Plain",
+    "Step",
+    "Term",
+    "Together",
+    "Trades",
+]

@@ -28,6 +28,7 @@ class Adversarial(PGD):
     regenerate: Literal["step", "round"] = "step"
 
     classes: ClassVar[bool] = False
+    further: ClassVar[bool] = False
     points: ClassVar[int] = 1
     losses: ClassVar[int] = 1
     discloses: ClassVar[str | None] = None

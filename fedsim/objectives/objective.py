@@ -56,6 +56,8 @@ class Objective(Protocol):
 
     classes: ClassVar[bool]
     """Whether it makes sense of classes alone, not of points."""
+    further: ClassVar[bool]
+    """Whether it is for models that give more scores than there are outputs."""
     points: ClassVar[int]
     """How many points are learnt from for each example."""
     losses: ClassVar[int]
@@ -92,11 +94,16 @@ class Plain:
     """The loss of the examples as they are."""
 
     classes: ClassVar[bool] = False
+    further: ClassVar[bool] = False
     points: ClassVar[int] = 1
     losses: ClassVar[int] = 1
     discloses: ClassVar[str | None] = None
     remembers: ClassVar[bool] = False
-    effort: ClassVar[float] = 1.0
+
+    @property
+    def effort(self) -> float:
+        """See `Objective`."""
+        return 1.0
 
     def effort_of(self, client: int) -> float:
         """See `Objective`."""

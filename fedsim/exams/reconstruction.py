@@ -1,0 +1,21 @@
+"""How well a model gives examples back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fedsim.data import Dataset
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """`reconstruction_error`: the mean squared error of a model's further scores from its input, of test examples."""
+
+    def grade(self, model: nn.Module, named: Mapping[str, Tensor], dataset: Dataset) -> dict[str, float]:
+        """See `Exam`."""
+        found = functional_call(model, dict(named), (dataset.x_test,))[:, dataset.outputs :]
+        return {"reconstruction_error": float((found - dataset.x_test.flatten(1)).square().mean())}
