@@ -30,19 +30,13 @@ def refuse_unfit(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> No
 
 
 def refuse_further(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> None:
-    """ScenarioError where a model gives scores that nobody reads, or nothing but those of outputs to who wants more."""
+    """ScenarioError where a model gives more scores than are read, or fewer."""
+    wanted = dataset.outputs + (0 if local.objective is None else local.objective.further)
     with torch.no_grad():
-        further = model(dataset.x[:1]).shape[1] > dataset.outputs
-    reads = local.objective is not None and local.objective.further
-    if further != reads:
-        path = ("local", "objective") if reads else ("model",)
-        name = arm.keys.model.name
-        why = (
-            f"{name} gives no further scores"
-            if reads
-            else f"{name} gives further scores, which this objective does not read"
-        )
-        raise ScenarioError(f"{arm.place(path)}: {'.'.join(path)}: {why}")
+        given = model(dataset.x[:1]).shape[1]
+    if given != wanted:
+        raise ScenarioError(f"{arm.place(('model',))}: model: {arm.keys.model.name} gives {given} scores, where "
+                            f"{wanted} are read, {wanted - dataset.outputs} of them beside outputs")  # fmt: skip
 
 
 def refuse_objective(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> None:

@@ -66,7 +66,7 @@ def test_a_loss_of_some_scores_has_no_slope_elsewhere() -> None:
 
 def test_together_is_the_sum_of_both_losses() -> None:
     module = two_heads()
-    step, objective = step_of(module), Together(outputs=CLASSES)
+    step, objective = step_of(module), Together(shape=(INPUTS,), outputs=CLASSES)
     expected = torch.stack([sum(defined(module, step, k)) for k in range(K)])
     for source in (ClosedForm(module), Vmapped(module)):
         grads, losses = slopes(source, step.params, objective.terms(step))
@@ -81,7 +81,7 @@ def test_together_is_the_sum_of_both_losses() -> None:
 def test_each_client_has_its_own_direction(combiner) -> None:
     module = two_heads()
     step = step_of(module)
-    found, losses = Combined(combiner).gradients(step, Together(outputs=CLASSES).terms(step))
+    found, losses = Combined(combiner).gradients(step, Together(shape=(INPUTS,), outputs=CLASSES).terms(step))
     assert losses.shape == (K, B)
     source = Combined(combiner)
     for k, own in enumerate(step.layout.join(found)):
@@ -105,7 +105,7 @@ def test_gradients_lose_what_points_against_the_other() -> None:
     """Two opposite losses: 2 x PCGrad's mean is the sum of what is left of both."""
     module = two_heads()
     step = step_of(module)
-    found, _ = Combined(PCGrad()).gradients(step, Together(outputs=CLASSES, weight=3.0).terms(step))
+    found, _ = Combined(PCGrad()).gradients(step, Together(shape=(INPUTS,), outputs=CLASSES, weight=3.0).terms(step))
     for k, own in enumerate(step.layout.join(found)):
         classes, pictures = defined(module, step, k)
         pictures = pictures * 3 / 20
@@ -118,7 +118,7 @@ def test_with_batches_of_their_own_losses_share_the_examples() -> None:
     """Of 5 examples the first loss has 3 and the second 2; what is reported is the first's."""
     module = two_heads()
     step = step_of(module)
-    terms = Together(outputs=CLASSES).terms(step)
+    terms = Together(shape=(INPUTS,), outputs=CLASSES).terms(step)
     found, losses = Combined(CAGrad(0.0), batches="own").gradients(step, terms)
     half = -(-B // 2)
     for k, own in enumerate(step.layout.join(found)):
@@ -133,12 +133,12 @@ def test_with_batches_of_their_own_losses_share_the_examples() -> None:
     assert Combined(CAGrad()).effort(2) == 2
     one = replace(step, x=step.x[:, :1], y=step.y[:, :1])
     with pytest.raises(ValueError, match="has no part for each of 2 losses"):
-        Combined(CAGrad(), batches="own").gradients(one, Together(outputs=CLASSES).terms(one))
+        Combined(CAGrad(), batches="own").gradients(one, Together(shape=(INPUTS,), outputs=CLASSES).terms(one))
 
 
 # In a scenario --------------------------------------------------------------------------------------------------------
 
-MODEL = {"mlp": {"hidden": [12], "activation": "gelu", "reconstructs": True}}
+MODEL = {"mlp": {"hidden": [12], "activation": "gelu", "further": 64}}
 HEADS = {"model": MODEL, "evaluate": {"every": "1 h", "exam": "reconstruction"}}
 
 
@@ -161,7 +161,7 @@ COMBINERS = ["pcgrad", "cagrad", "gcond", {"gcond": {"momentum": 0.0}}]
 @pytest.mark.parametrize("combiner", COMBINERS, ids=str)
 def test_company_does_not_count(combiner, batches) -> None:
     source = {"combined": {"combiner": combiner, "batches": batches}}
-    made = assembled(source, model={"mlp": {"hidden": [12], "reconstructs": True}})
+    made = assembled(source, model={"mlp": {"hidden": [12], "further": 64}})
     state, torchs = random.getstate(), torch.random.get_rng_state()
     before = np.random.get_state()[1].copy()
     tasks = [LocalTask(client, made.params, 1, steps) for client, steps in ((0, 4), (3, 2), (5, 4))]
@@ -195,8 +195,8 @@ def test_a_loss_more_costs_a_gradient_more_unless_it_has_its_own_part(batches, p
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
-    [({"objective": None}, "model: mlp gives further scores, which this objective does not read"),
-     ({"model": "logistic"}, "local.objective: logistic gives no further scores"),
+    [({"objective": None}, "model: mlp gives 74 scores, where 10 are read, 0 of them beside outputs"),
+     ({"model": "logistic"}, "logistic gives 10 scores, where 74 are read, 64 of them beside"),
      ({"local": {"private": {"clip": 1.0, "multiplier": 1.0}}, "source": "backpropagation"}, "adds up 2 losses"),
      ({"source": {"combined": {"combiner": "pcgrda"}}}, "did you mean pcgrad")],
 )  # fmt: skip

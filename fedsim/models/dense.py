@@ -32,20 +32,19 @@ def mlp(
     activation: Literal["relu", "sigmoid", "tanh", "gelu"] = "relu",
     norm: Literal["none", "batch", "ghost"] = "none",
     ghost: Chunk = 32,
-    reconstructs: bool = False,
+    further: Annotated[int, Field(ge=0)] = 0,
 ) -> nn.Module:
     """A multi-layer perceptron; `hidden: [200, 200]` with ReLU is the 2NN of McMahan et al., 2017.
 
     With a `norm` each hidden layer is normalised before its activation and needs no bias: over a batch, or over each
-    `ghost` examples of it, whose statistics are estimated anew before each measurement (`normalisation`). One that
-    `reconstructs` gives further scores, the example itself: a trunk with two heads.
+    `ghost` examples of it, whose statistics are estimated anew before each measurement (`normalisation`). `further`
+    scores, beside those of outputs, are for objectives that read them: a trunk with two heads.
 
     >>> sum(parameter.numel() for parameter in mlp((28, 28), 10, [200, 200]).parameters())
     199210
     """
     layers: list[nn.Module] = [nn.Flatten()]
-    inputs = math.prod(shape)
-    *inner, last = pairwise([inputs, *hidden, classes + (inputs if reconstructs else 0)])
+    *inner, last = pairwise([math.prod(shape), *hidden, classes + further])
     for wide, narrow in inner:
         normal = [] if norm == "none" else [BatchNorm(narrow) if norm == "batch" else GhostNorm(narrow, ghost)]
         layers += [_linear(wide, narrow, bias=not normal), *normal, ACTIVATIONS[activation]()]

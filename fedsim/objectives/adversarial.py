@@ -28,11 +28,15 @@ class Adversarial(PGD):
     regenerate: Literal["step", "round"] = "step"
 
     classes: ClassVar[bool] = False
-    further: ClassVar[bool] = False
     points: ClassVar[int] = 1
     losses: ClassVar[int] = 1
     discloses: ClassVar[str | None] = None
     remembers: ClassVar[bool] = False
+
+    @property
+    def further(self) -> int:
+        """See `Objective`."""
+        return 0
 
     @property
     def effort(self) -> float:

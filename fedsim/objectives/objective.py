@@ -56,8 +56,6 @@ class Objective(Protocol):
 
     classes: ClassVar[bool]
     """Whether it makes sense of classes alone, not of points."""
-    further: ClassVar[bool]
-    """Whether it is for models that give more scores than there are outputs."""
     points: ClassVar[int]
     """How many points are learnt from for each example."""
     losses: ClassVar[int]
@@ -66,6 +64,11 @@ class Objective(Protocol):
     """What of a client's data its gradients depend on, besides one example each; None: nothing."""
     remembers: ClassVar[bool]
     """Whether a training depends on what the client's last one has left in the memory of its steps."""
+
+    @property
+    def further(self) -> int:
+        """How many scores it reads beside those of outputs."""
+        ...
 
     @property
     def effort(self) -> float:
@@ -94,11 +97,15 @@ class Plain:
     """The loss of the examples as they are."""
 
     classes: ClassVar[bool] = False
-    further: ClassVar[bool] = False
     points: ClassVar[int] = 1
     losses: ClassVar[int] = 1
     discloses: ClassVar[str | None] = None
     remembers: ClassVar[bool] = False
+
+    @property
+    def further(self) -> int:
+        """See `Objective`."""
+        return 0
 
     @property
     def effort(self) -> float:

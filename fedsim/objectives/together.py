@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -17,16 +18,22 @@ from fedsim.objectives.term import Term
 class Together(Plain):
     """Cross-entropy of the first scores, and `weight` times the mean squared error of the further ones from the input.
 
-    For a model that gives as many further scores as an example has numbers, such as `mlp` with `reconstructs`. What a
-    client reports as its loss is the cross-entropy.
+    For a model that gives as many `further` scores as an example has numbers. What a client reports as its loss is the
+    cross-entropy.
     """
 
     weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
     outputs: int
     """How many scores are of classes, given by the run."""
+    shape: tuple[int, ...]
+    """Of an example, given by the run."""
     classes: ClassVar[bool] = True
     losses: ClassVar[int] = 2
-    further: ClassVar[bool] = True
+
+    @property
+    def further(self) -> int:
+        """See `Objective`: an example's numbers."""
+        return prod(self.shape)
 
     def terms(self, step: Step) -> Sequence[Term]:
         """See `Objective`: `classes`, and `pictures`."""
