@@ -21,7 +21,7 @@ from fedsim.coded import CodedSimulation
 from fedsim.data import Dataset, Parts, data_folders
 from fedsim.errors import ScenarioError
 from fedsim.evaluation import EnsembleEvaluator, Evaluator, PeerEvaluator, Robust
-from fedsim.fitness import personal, refuse_unfit
+from fedsim.fitness import exam, personal, refuse_unfit
 from fedsim.fleet import Fleet
 from fedsim.hostility import Hostility
 from fedsim.models import initial_params, training_flops
@@ -194,7 +194,7 @@ def _evaluator(
         attack = replace(arm.build({}, "evaluate", "robust"), best=True)
         evaluator.robust = Robust(attack, trainer.plain, keys.seed)
     if keys.evaluate.exam is not None:
-        evaluator.exam = arm.build({"seed": keys.seed}, "evaluate", "exam")
+        evaluator.exam = exam(arm, model, dataset)
     if poisoning is not None:
         evaluator.aim_at(*poisoning.poison.aim(dataset.x_test, dataset.y_test))
     return evaluator

@@ -9,8 +9,9 @@ from torch import nn
 
 from fedsim.data import Dataset
 from fedsim.errors import ScenarioError
+from fedsim.exams import Exam
 from fedsim.models.normalisation import norms
-from fedsim.objectives import FedRBN
+from fedsim.objectives import FedRBN, Odice
 from fedsim.optimizers.trial import check_optimizer
 from fedsim.personal import personal_names
 from fedsim.sources import Backpropagation
@@ -47,6 +48,8 @@ def refuse_objective(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -
     place, name = arm.place(("local", "objective")), arm.keys.local.objective.name
     if objective.classes and not dataset.has_classes:
         raise ScenarioError(f"{place}: local.objective: {name} is for classes, which these data do not have")
+    if isinstance(objective, Odice) and not dataset.walks:
+        raise ScenarioError(f"{place}: local.objective: {name} learns from walks, such as grid_world's")
     if isinstance(objective, FedRBN) and not norms(model):
         raise ScenarioError(f"{place}: local.objective: {name} is for models with BatchNorm, such as resnet")
     if isinstance(objective, FedRBN) and local.control is not None:
@@ -67,6 +70,17 @@ def personal(arm: Arm, local: Any, model: nn.Module) -> tuple[str, ...]:
         return personal_names(model, local.personal)
     except ValueError as error:
         raise ScenarioError(f"{arm.place(('local', 'personal'))}: local.personal: {error}") from None
+
+
+@torch.no_grad()
+def exam(arm: Arm, model: nn.Module, dataset: Dataset) -> Exam:
+    """What else models are to be asked. ScenarioError if this one cannot be."""
+    made = arm.build({"seed": arm.keys.seed}, "evaluate", "exam")
+    try:
+        made.refuse(model, dataset)
+    except ValueError as error:
+        raise ScenarioError(f"{arm.place(('evaluate', 'exam'))}: evaluate.exam: {error}") from None
+    return made
 
 
 def refuse_rules(arm: Arm, local: Any, dataset: Dataset) -> None:

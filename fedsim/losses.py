@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.func import grad, vmap
 from torch.nn import functional
 
 
@@ -118,6 +119,24 @@ class TradeOff:
         there = self.beta * (moved.exp() - chance)
         here = (chance * (1 + self.beta * (apart - divergence))).scatter_add_(1, label, -torch.ones_like(divergence))
         return losses, torch.cat((here, there), 2).div_(y.shape[1]).mT
+
+
+class Derived:
+    """A loss whose slopes are autograd's."""
+
+    def each(self, scores: Tensor, y: Tensor) -> Tensor:
+        """See `Loss`."""
+        raise NotImplementedError
+
+    def slope(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Loss`."""
+
+        def mean(rows: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            losses = self.each(rows, y)
+            return losses.mean(), losses
+
+        slope, losses = vmap(grad(mean, has_aux=True))(scores.mT, y)
+        return losses, slope
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,7 @@ def test_a_loss_more_costs_a_gradient_more_unless_it_has_its_own_part(batches, p
     ("changes", "sentence"),
     [({"objective": None}, "model: mlp gives 74 scores, where 10 are read, 0 of them beside outputs"),
      ({"model": "logistic"}, "logistic gives 10 scores, where 74 are read, 64 of them beside"),
+     ({"model": "logistic", "objective": None}, "an example has 64 numbers, and the model 0 scores"),
      ({"local": {"private": {"clip": 1.0, "multiplier": 1.0}}, "source": "backpropagation"}, "adds up 2 losses"),
      ({"source": {"combined": {"combiner": "pcgrda"}}}, "did you mean pcgrad")],
 )  # fmt: skip

@@ -7,8 +7,14 @@ from collections.abc import Callable
 from fedsim.combiners.cagrad import CAGrad
 from fedsim.combiners.combiner import Combiner
 from fedsim.combiners.gcond import GCond
+from fedsim.combiners.orthogonal import Orthogonal
 from fedsim.combiners.pcgrad import PCGrad
 
-COMBINERS: dict[str, Callable[..., Combiner]] = {"pcgrad": PCGrad, "cagrad": CAGrad, "gcond": GCond}
+COMBINERS: dict[str, Callable[..., Combiner]] = {
+    "pcgrad": PCGrad,
+    "cagrad": CAGrad,
+    "gcond": GCond,
+    "orthogonal": Orthogonal,
+}
 
-__all__ = ["COMBINERS", "CAGrad", "Combiner", "GCond", "PCGrad"]
+__all__ = ["COMBINERS", "CAGrad", "Combiner", "GCond", "Orthogonal", "PCGrad"]

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from fedsim.data.dataset import Dataset
 from fedsim.data.folders import data_folders
+from fedsim.data.grid_world import GridWorld
 from fedsim.data.images import Cifar10, Digits, FashionMnist, Mnist
 from fedsim.data.in_turn import PermutedDigits
 from fedsim.data.partitions import Dirichlet, Iid, LabelSwap, Natural, Partition, Parts, Shards
@@ -44,6 +45,7 @@ DATA: dict[str, type[Source]] = {
     "points": Points,
     "separated": Separated,
     "permuted_digits": PermutedDigits,
+    "grid_world": GridWorld,
 }
 
 PARTITIONS: dict[str, type[Partition]] = {
@@ -64,6 +66,7 @@ __all__ = [
     "Digits",
     "Dirichlet",
     "FashionMnist",
+    "GridWorld",
     "HeartDisease",
     "Iid",
     "LabelSwap",

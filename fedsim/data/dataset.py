@@ -39,6 +39,8 @@ class Dataset:
     """What the codes in `groups` stand for."""
     vocabulary: str = ""
     """What the codes in `x` and `y` stand for where they are characters: the i-th character has code i."""
+    walks: bool = False
+    """Whether labels are moves and the next example is where each leads: see `fedsim.data.grid_world`."""
 
     def __post_init__(self) -> None:
         _fits(self.x, self.y, self.outputs, "training")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fedsim.exams.exam import Exam
+from fedsim.exams.paths import Paths
 from fedsim.exams.reconstruction import Reconstruction
 
-EXAMS: dict[str, Callable[..., Exam]] = {"reconstruction": Reconstruction}
+EXAMS: dict[str, Callable[..., Exam]] = {"reconstruction": Reconstruction, "paths": Paths}
 
 __all__ = ["EXAMS", "Exam"]

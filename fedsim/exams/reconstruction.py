@@ -15,6 +15,14 @@ from fedsim.data import Dataset
 class Reconstruction:
     """`reconstruction_error`: the mean squared error of a model's further scores from its input, of test examples."""
 
+    def refuse(self, model: nn.Module, dataset: Dataset) -> None:
+        """See `Exam`."""
+        further = model(dataset.x_test[:1]).shape[1] - dataset.outputs
+        if further != dataset.x_test[0].numel():
+            raise ValueError(
+                f"an example has {dataset.x_test[0].numel()} numbers, and the model {further} scores for them"
+            )
+
     def grade(self, model: nn.Module, named: Mapping[str, Tensor], dataset: Dataset) -> dict[str, float]:
         """See `Exam`."""
         found = functional_call(model, dict(named), (dataset.x_test,))[:, dataset.outputs :]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fedsim.objectives.adversarial import Adversarial
 from fedsim.objectives.divergent import CalFAT, Trades
 from fedsim.objectives.objective import Objective, Plain, Step
+from fedsim.objectives.odice import Odice
 from fedsim.objectives.pgd import PGD
 from fedsim.objectives.propagated import FedRBN
 from fedsim.objectives.term import Term
@@ -18,6 +19,7 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "calfat": CalFAT,
     "fedrbn": FedRBN,
     "together": Together,
+    "odice": Odice,
 }
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "CalFAT",
     "FedRBN",
     "Objective",
+    "Odice",
     "Plain",
     "Step",
     "Term",
