@@ -201,6 +201,7 @@ class Saying(UnitLength):
         ({"torch.optim:NAdam": {"lr": "much"}}, "lr: Input should be a valid number"),
         ({"frugal": {"density": 2}}, "frugal.density: Input should be less than or equal to 1"),
         ({"frugal": {"projector": "colums"}}, "'columns', 'rows', 'randk', 'blocks' or 'svd'"),
+        ({"classp": {"power": 0.1}}, r"cannot take a step: eps\^\(1/power\) has to be a normal number"),
         ("frugl", "did you mean frugal"),
         ("torch.optim:Nope", "cannot load 'torch.optim:Nope'"),
     ],
@@ -338,11 +339,12 @@ def test_which_tensors_have_moments_in_full() -> None:
     assert rule.state[model[3].weight]["exp_avg"].shape == (3, 4)
 
 
-def test_channels_last_is_the_same() -> None:
+@pytest.mark.parametrize("projector", ["columns", "rows", "randk", "svd"])
+def test_channels_last_is_the_same(projector) -> None:
     ends = []
     for kind in (torch.contiguous_format, torch.channels_last):
         params = [tensor.to(memory_format=kind) for tensor in matrices(2, (4, 3, 2, 2))]
-        walk(Frugal(params, lr=0.1), params, 3)
+        walk(Frugal(params, lr=0.1, density=0.5, projector=projector), params, 3)
         ends.append(params[0].clone())
     assert torch.equal(*ends)
 
@@ -398,6 +400,13 @@ def test_without_decay_it_is_sgd_that_remembers() -> None:
     walk(rule, params, 5)
     assert max(float((a - b).abs().max()) for a, b in zip(sgd, params, strict=True)) < 1e-6
     assert all((rule.state[tensor]["sum"] > 0).all() for tensor in params)
+
+
+def test_at_the_threshold_weights_stay() -> None:
+    start, params = matrices(1), matrices(1)
+    params[0].grad = torch.tensor([0.5, 0.50001, -0.5, -0.50001, 0, 0.4, 2, 3]).expand(6, 8).clone()
+    Classp(params, threshold=0.25).step()
+    assert (params[0] != start[0])[0].tolist() == [False, True, False, True, False, False, True, True]
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0])

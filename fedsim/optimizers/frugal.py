@@ -12,13 +12,15 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fedsim.optimizers.addressed import Addressed, Closure, evaluated
-from fedsim.optimizers.projectors import PROJECTORS, blocks
+from fedsim.optimizers.projectors import PROJECTORS, Move, blocks
 from fedsim.optimizers.recipe import Decay, NotNegative, Positive
 from fedsim.rng import stream
 from fedsim.work import LocalTask
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+PIECE = 2**15
+"""Numbers."""
 
 
 class Frugal(Addressed):
@@ -122,15 +124,14 @@ class Frugal(Addressed):
         if count % gap == 0:
             state["chosen"] = self._kept(self._chosen(slopes, group["density"], count // gap, place, projected))
         chosen = state["chosen"] if self.stacked else state["chosen"][None]
-        part = projector.take(slopes, chosen)
-        if (count % gap == 0 and group["reset"]) or "exp_avg" not in state:
-            _start(state, self._kept(part))
-        change, since = torch.zeros_like(part), count % gap if group["reset"] else count
-        _adamw(self._kept(change), self._kept(part), state, group, since + 1)
-        values.add_(projector.lift(change, chosen, values))
-        if group["free"] != "none":
-            rest = slopes - projector.lift(part, chosen, values)
-            values.add_(rest.sign() if group["free"] == "sign" else rest, alpha=-group["lr"] * group["scale"])
+        starts, since = count % gap == 0 and group["reset"], count % gap if group["reset"] else count
+
+        def full(part: Tensor, along: Tensor) -> None:
+            if starts or "exp_avg" not in state:
+                _start(state, self._kept(along))
+            _adamw(self._kept(part), self._kept(along), state, group, since + 1)
+
+        projector.move(values, slopes, chosen, full, _free(group))
         if values.data_ptr() != tensor.data_ptr():  # not contiguous, so that it was copied
             tensor.copy_(values.view(tensor.shape))
 
@@ -146,6 +147,23 @@ class Frugal(Addressed):
         return rows if self.stacked else rows[0]
 
 
+def _free(group: dict[str, Any]) -> Move | None:
+    """How what has no moments moves."""
+    length = -group["lr"] * group["scale"]
+    rules: dict[str, Move | None] = {
+        "sign": lambda values, slopes: _signs(values, slopes, length),
+        "sgd": lambda values, slopes: values.add_(slopes, alpha=length),
+        "none": None,
+    }
+    return rules[group["free"]]
+
+
+def _signs(values: Tensor, slopes: Tensor, length: float) -> None:
+    """In pieces whose signs stay in the cache; fresh memory for all of them may cost as much again."""
+    for some, along in zip(values.view(-1).split(PIECE), slopes.view(-1).split(PIECE), strict=True):
+        some.add_(along.sign(), alpha=length)
+
+
 def _start(state: dict[str, Any], like: Tensor) -> None:
     """Moments of no gradients yet."""
     state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(like), torch.zeros_like(like)
@@ -156,5 +174,5 @@ def _adamw(values: Tensor, slopes: Tensor, state: dict[str, Any], group: dict[st
     first, second = group["betas"]
     state["exp_avg"].lerp_(slopes, 1 - first)
     state["exp_avg_sq"].mul_(second).addcmul_(slopes, slopes, value=1 - second)
-    root = (state["exp_avg_sq"].sqrt() / sqrt(1 - second**count)).add_(group["eps"])
+    root = state["exp_avg_sq"].sqrt().div_(sqrt(1 - second**count)).add_(group["eps"])
     values.addcdiv_(state["exp_avg"], root, value=-group["lr"] / (1 - first**count))
