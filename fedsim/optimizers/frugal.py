@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fedsim.optimizers.addressed import Addressed, Closure, evaluated
-from fedsim.optimizers.projectors import PROJECTORS, Move, blocks
+from fedsim.optimizers.projectors import PROJECTORS, Move, Order, blocks
 from fedsim.optimizers.recipe import Decay, NotNegative, Positive
 from fedsim.rng import stream
 from fedsim.work import LocalTask
@@ -35,7 +35,9 @@ class Frugal(Addressed):
     layer; all others have moments in full. A parameter group that says `projectable` False has none, one that says True
     has all that have two axes. An embedding counts as an inner matrix unless its group says otherwise.
 
-    Blocks are drawn; in the paper's code they may also follow a fixed order.
+    Tensors (`blocks`) are drawn, or take turns in an `order` that is the same for all clients; the public script for 60
+    million parameters says `descending`. What `mirror` is we take from its name. Turns count the gaps of what is
+    remembered; who starts afresh, as without `optimizer_state: kept`, is as many turns ahead as it has trained before.
 
     Args:
         params: as of any torch optimizer.
@@ -44,6 +46,7 @@ class Frugal(Addressed):
         gap: steps after which the choice is made anew.
         projector: what is chosen: columns or rows of the matrix (first axis x all others), single entries, tensors, or
             the space of the gradient's first singular vectors.
+        order: in which tensors take turns, or that they are drawn; of `blocks` alone.
         free: how entries without moments move.
         scale: factor of `lr` for these; the paper: 1, for fine-tuning 0.1.
         reset: whether moments start afresh with a new choice; else they go over to other entries.
@@ -62,6 +65,7 @@ class Frugal(Addressed):
         density: Share = 0.25,
         gap: Count = 200,
         projector: Literal["columns", "rows", "randk", "blocks", "svd"] = "columns",
+        order: Order = "random",
         free: Literal["sign", "sgd", "none"] = "sign",
         scale: NotNegative = 1.0,
         reset: bool = True,
@@ -72,7 +76,11 @@ class Frugal(Addressed):
     ) -> None:
         if not 0 <= density <= 1 or gap < 1:
             raise ValueError(f"density has to be within [0, 1] and gap at least 1, not {density} and {gap}")
-        self.projector, self.seed, self.stacked = PROJECTORS[projector], seed, False
+        if order != "random" and projector != "blocks":
+            raise ValueError(f"only the projector blocks has an order, not {projector}")
+        self.projector, self.order, self.seed, self.stacked = PROJECTORS[projector], order, seed, False
+        self.ahead = 0
+        """Turns that a training afresh leaves out: those of the trainings before."""
         self.whose = [(0, 0)]
         """Clients, and the ordinals of their trainings."""
         settings = {"lr": lr, "density": density, "gap": gap, "free": free, "scale": scale, "reset": reset,
@@ -139,7 +147,10 @@ class Frugal(Addressed):
         """What is chosen for the gap of this number, (K, ...). A choice among tensors is one for all of them."""
         addresses = [(self.seed, "frugal", *whose, number) for whose in self.whose[: len(slopes)]]
         if self.projector is PROJECTORS["blocks"]:
-            density = float(projected.index(place) in blocks(density, len(projected), stream(*addresses[0])))
+            self.ahead = self.ahead if number else self.whose[0][1]
+            turn = number + self.ahead
+            full = blocks(density, len(projected), self.order, turn, stream(*addresses[0]))
+            density = float(projected.index(place) in full)
         return self.projector.choose(slopes, density, [stream(*address, place) for address in addresses])
 
     def _kept(self, rows: Tensor) -> Tensor:

@@ -7,14 +7,16 @@ client's own; with m = 1 that is any entries at all, or everything or nothing. O
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from math import floor
+from math import ceil, floor
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+Order = Literal["random", "ascending", "descending", "mirror"]
 Move = Callable[[Tensor, Tensor], object]
 """Moves values in place by their gradients."""
 
@@ -146,6 +148,17 @@ def share(density: float, count: int) -> int:
     return floor(round(density * count, 9))
 
 
-def blocks(density: float, tensors: int, chance: np.random.Generator) -> set[int]:
-    """Which tensors have a memory as a whole: round(density x their number)."""
-    return set(chance.permutation(tensors)[: round(density * tensors)].tolist())
+def blocks(density: float, tensors: int, order: Order, turn: int, chance: np.random.Generator) -> Collection[int]:
+    """Which tensors have a memory as a whole in a turn: round(density x their number).
+
+    Drawn, independently of other turns; or one after another, so that in a cycle each has it once and the last turn has
+    what is left. `mirror` goes there and back.
+    """
+    many = round(density * tensors)
+    if order == "random" or not many:
+        return chance.permutation(tensors)[:many].tolist()
+    cycle, place = divmod(turn, ceil(tensors / many))
+    back = order == "mirror" and cycle % 2
+    first = (ceil(tensors / many) - 1 - place if back else place) * many
+    line = range(tensors)[::-1] if order == "descending" else range(tensors)
+    return line[first : first + many]
