@@ -78,7 +78,8 @@ class Frugal(Addressed):
             raise ValueError(f"density has to be within [0, 1] and gap at least 1, not {density} and {gap}")
         if order != "random" and projector != "blocks":
             raise ValueError(f"only the projector blocks has an order, not {projector}")
-        self.projector, self.order, self.seed, self.stacked = PROJECTORS[projector], order, seed, False
+        self.projector, self.seed, self.stacked = PROJECTORS[projector], seed, False
+        self.order: Order = order
         self.ahead = 0
         """Turns that a training afresh leaves out: those of the trainings before."""
         self.whose = [(0, 0)]
