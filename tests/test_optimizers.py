@@ -211,6 +211,7 @@ class Saying(UnitLength):
         ({"frugal": {"density": 2}}, "frugal.density: Input should be less than or equal to 1"),
         ({"frugal": {"projector": "colums"}}, "'columns', 'rows', 'randk', 'blocks' or 'svd'"),
         ({"frugal": {"order": "mirror"}}, "cannot take a step: only the projector blocks has an order, not columns"),
+        ({"frugal": {"projector": "blocks", "reset": False}}, "step: .* blocks below density 1 need reset"),
         ({"frugal": {"projector": "blocks", "order": "up"}}, "'random', 'ascending', 'descending' or 'mirror'"),
         ({"classp": {"power": 0.1}}, r"cannot take a step: eps\^\(1/power\) has to be a normal number"),
         ("frugl", "did you mean frugal"),

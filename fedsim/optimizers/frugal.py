@@ -49,7 +49,7 @@ class Frugal(Addressed):
         order: in which tensors take turns, or that they are drawn; of `blocks` alone.
         free: how entries without moments move.
         scale: factor of `lr` for these; the paper: 1, for fine-tuning 0.1.
-        reset: whether moments start afresh with a new choice; else they go over to other entries.
+        reset: whether moments start afresh with a new choice; else they go over to other entries, not tensors.
         betas: AdamW's decays.
         eps: AdamW's.
         weight_decay: decoupled, of all entries.
@@ -78,6 +78,8 @@ class Frugal(Addressed):
             raise ValueError(f"density has to be within [0, 1] and gap at least 1, not {density} and {gap}")
         if order != "random" and projector != "blocks":
             raise ValueError(f"only the projector blocks has an order, not {projector}")
+        if projector == "blocks" and density < 1 and not reset:
+            raise ValueError("moments of one tensor cannot go over to another: blocks below density 1 need reset")
         self.projector, self.seed, self.stacked = PROJECTORS[projector], seed, False
         self.order: Order = order
         self.ahead = 0
