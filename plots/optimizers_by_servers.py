@@ -183,7 +183,7 @@ def finish(panels: list[Axes]) -> None:
     panels[0].legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1), handletextpad=0)
     panels[1].margins(x=0.15)
     panels[1].set_xlabel("kB")
-    panels[2].set(xscale="log", xlabel="MB, all clients, both ways", xticks=(20, 50, 100, 200, 500))
+    panels[2].set(xscale="log", xlabel="MB, all clients, both ways", xticks=(10, 20, 50, 100, 200, 500))
     panels[2].xaxis.set_major_formatter("{x:.0f}")
     panels[2].xaxis.set_minor_formatter("")
 
