@@ -33,6 +33,8 @@ LAWS = {name: (name, {"lr": 0.05}) for name in OPTIMIZERS if name != "sgd"} | {
     "frugal: rows": ("frugal", {"projector": "rows", "gap": 3, "density": 0.4, "reset": False}),
     "frugal: randk": ("frugal", {"projector": "randk", "gap": 3, "free": "sgd"}),
     "frugal: blocks": ("frugal", {"projector": "blocks", "gap": 2, "density": 0.5, "free": "none"}),
+    "frugal: ascending": ("frugal", {"projector": "blocks", "order": "ascending", "gap": 2, "density": 0.5}),
+    "frugal: mirror": ("frugal", {"projector": "blocks", "order": "mirror", "gap": 1, "density": 0.5}),
     "frugal: svd": ("frugal", {"projector": "svd", "gap": 2, "density": 0.5}),
     "frugal: nothing full": ("frugal", {"density": 0.0}),
     "classp: two phases": ("classp", {"plain": 1, "threshold": 1e-5}),
@@ -43,7 +45,14 @@ LAWS = {name: (name, {"lr": 0.05}) for name in OPTIMIZERS if name != "sgd"} | {
     "torch.optim:Adafactor": ("torch.optim:Adafactor", {"lr": 0.01}),
 }
 EACH = pytest.mark.parametrize("law", LAWS)
-ALONE = {"frugal: blocks", "frugal: svd", "classp: power 3", "torch.optim:Adafactor"}
+ALONE = {
+    "frugal: blocks",
+    "frugal: ascending",
+    "frugal: mirror",
+    "frugal: svd",
+    "classp: power 3",
+    "torch.optim:Adafactor",
+}
 FORGETS = {"torch.optim:Adafactor"}
 """Their memory cannot be kept."""
 
@@ -201,6 +210,10 @@ class Saying(UnitLength):
         ({"torch.optim:NAdam": {"lr": "much"}}, "lr: Input should be a valid number"),
         ({"frugal": {"density": 2}}, "frugal.density: Input should be less than or equal to 1"),
         ({"frugal": {"projector": "colums"}}, "'columns', 'rows', 'randk', 'blocks' or 'svd'"),
+        ({"frugal": {"order": "mirror"}}, "cannot take a step: only the projector blocks has an order, not columns"),
+        ({"frugal": {"projector": "blocks", "reset": False}}, "step: .* blocks below density 1 need reset"),
+        ({"frugal": {"projector": "blocks", "order": "up"}}, "'random', 'ascending', 'descending' or 'mirror'"),
+        ({"classp": {"power": 0.1}}, r"cannot take a step: eps\^\(1/power\) has to be a normal number"),
         ("frugl", "did you mean frugal"),
         ("torch.optim:Nope", "cannot load 'torch.optim:Nope'"),
     ],
@@ -338,11 +351,12 @@ def test_which_tensors_have_moments_in_full() -> None:
     assert rule.state[model[3].weight]["exp_avg"].shape == (3, 4)
 
 
-def test_channels_last_is_the_same() -> None:
+@pytest.mark.parametrize("projector", ["columns", "rows", "randk", "svd"])
+def test_channels_last_is_the_same(projector) -> None:
     ends = []
     for kind in (torch.contiguous_format, torch.channels_last):
         params = [tensor.to(memory_format=kind) for tensor in matrices(2, (4, 3, 2, 2))]
-        walk(Frugal(params, lr=0.1), params, 3)
+        walk(Frugal(params, lr=0.1, density=0.5, projector=projector), params, 3)
         ends.append(params[0].clone())
     assert torch.equal(*ends)
 
@@ -358,6 +372,73 @@ def test_choices_are_each_clients_own_each_trainings_and_each_gaps() -> None:
     every = [places(0, 0), places(1, 0), places(0, 1), places(0, 0, seed=1), places(0, 0, steps=2)]
     assert len(set(map(tuple, every))) == len(every)
     assert places(0, 0) == every[0]
+
+
+def remembered(rule: Frugal, params: list[Tensor]) -> list[int]:
+    """Which of the projectable tensors have moments now."""
+    return [place for place, tensor in enumerate(params[:-1]) if rule.state[tensor]["chosen"].numel()]
+
+
+@pytest.mark.parametrize(
+    ("order", "wanted"),
+    [
+        ("ascending", [[0, 1], [2, 3], [4]] * 3),
+        ("descending", [[3, 4], [1, 2], [0]] * 3),
+        ("mirror", [[0, 1], [2, 3], [4], [4], [2, 3], [0, 1], [0, 1], [2, 3], [4]]),
+    ],
+)
+def test_in_a_fixed_order_each_tensor_has_its_turn_once_a_cycle(order, wanted) -> None:
+    for seed, client in ((0, 0), (1, 7)):  # whose it is does not matter
+        params, found = matrices(6), []
+        rule = Frugal(params, density=0.4, projector="blocks", order=order, gap=2, free="none", weight_decay=0.0)
+        rule.begin([LocalTask(client, torch.zeros(0), 0, 18)], seed, stacked=False)
+        for step in range(18):
+            before = [tensor.clone() for tensor in params[:-1]]
+            walk(rule, params, 1, seed=step)
+            found.append(remembered(rule, params))
+            assert found[-1] == [place for place, old in enumerate(before) if (params[place] != old).any()]
+        assert found[::2] == found[1::2] == wanted
+
+
+def test_drawn_blocks_are_each_clients_own() -> None:
+    def drawn(client: int) -> list[list[int]]:
+        params = matrices(6)
+        rule = Frugal(params, density=0.4, projector="blocks", gap=1)
+        rule.begin([LocalTask(client, torch.zeros(0), 0, 6)], 0, stacked=False)
+        found = []
+        for step in range(6):
+            walk(rule, params, 1, seed=step)
+            found.append(remembered(rule, params))
+        return found
+
+    assert drawn(0) == drawn(0) != drawn(1)
+    assert all(len(each) == 2 for each in drawn(0))
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_fixed_order_goes_on_from_training_to_training(keeps) -> None:
+    """Also where nothing is kept; else a client would have the first tensors for ever."""
+    arguments = {"projector": "blocks", "order": "ascending", "gap": 2, "density": 0.4, "free": "none",
+                 "weight_decay": 0.0}  # fmt: skip
+    build = partial(MODELS["mlp"], (64,), CLASSES, hidden=[8] * 5)
+    train, params = trainer(build, recipe=Recipe(Frugal, arguments), keeps=keeps), initial_params(build, 1)[1]
+    found, kept = [], None
+    for ordinal in range(4):
+        task = LocalTask(0, params, ordinal, 2)
+        [result] = train([replace(task, kept=kept) if kept else task])
+        kept = result.kept if keeps else None
+        moved = train.layout.unflatten(result.delta)
+        matrices = [tensor for tensor in moved.values() if tensor.dim() == 2][:-1]
+        found.append([place for place, tensor in enumerate(matrices) if tensor.any()])
+    assert found == [[0, 1], [2, 3], [4], [0, 1]]
+
+
+def test_no_share_is_no_tensor_in_any_order() -> None:
+    for order in ("random", "ascending", "descending", "mirror"):
+        params = matrices(6)
+        rule = Frugal(params, density=0.0, projector="blocks", order=order)
+        walk(rule, params, 2)
+        assert remembered(rule, params) == []
 
 
 def test_it_remembers_what_it_says_and_a_stack_no_more_a_client() -> None:
@@ -398,6 +479,13 @@ def test_without_decay_it_is_sgd_that_remembers() -> None:
     walk(rule, params, 5)
     assert max(float((a - b).abs().max()) for a, b in zip(sgd, params, strict=True)) < 1e-6
     assert all((rule.state[tensor]["sum"] > 0).all() for tensor in params)
+
+
+def test_at_the_threshold_weights_stay() -> None:
+    start, params = matrices(1), matrices(1)
+    params[0].grad = torch.tensor([0.5, 0.50001, -0.5, -0.50001, 0, 0.4, 2, 3]).expand(6, 8).clone()
+    Classp(params, threshold=0.25).step()
+    assert (params[0] != start[0])[0].tolist() == [False, True, False, True, False, False, True, True]
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0])

@@ -49,11 +49,12 @@ class AdagradNorm(Addressed):
         norms = (state["sum"] + self.b0**2).sqrt()
         for tensor, lr in moved:
             each = norms.view(-1, *[1] * (tensor.dim() - 1)) if self.stacked else norms
-            tensor.sub_(lr * (tensor.grad / each.to(tensor.dtype)))
+            tensor.sub_((tensor.grad / each.to(tensor.dtype)).mul_(lr))
         return loss
 
 
 def squares(slopes: Iterable[Tensor]) -> Tensor:
     """Each client's sum of squares over tensors (K, *shape): (K,), in float64."""
     chunks = [chunk for slope in slopes for chunk in slope.reshape(len(slope), -1).split(CHUNK, 1)]
-    return torch.stack([chunk.double().square().sum(1) for chunk in chunks]).cumsum(0)[-1]
+    rows = [chunk.split(max(1, CHUNK // chunk.shape[1])) for chunk in chunks]
+    return torch.stack([torch.cat([row.double().square().sum(1) for row in each]) for each in rows]).cumsum(0)[-1]

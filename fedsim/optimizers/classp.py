@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import sqrt
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import hardshrink
 from torch.optim.optimizer import ParamsT
 
 from fedsim.optimizers.addressed import Addressed, Closure, evaluated
@@ -36,7 +38,7 @@ class Classp(Addressed):
         params: as of any torch optimizer.
         lr: with decay a step may at first be as long as that in each weight.
         power: p. Clients share no stack if it is neither 1 nor 2, as other roots are not exact.
-        threshold: what g^2 has to exceed.
+        threshold: what g^2 has to exceed, so |g| its root.
         eps: added to S, inside the root.
         gate: the paper's, of each weight, or the published class's.
         decay: whether S divides the step.
@@ -54,6 +56,8 @@ class Classp(Addressed):
         decay: bool = True,
         plain: Trainings = 0,
     ) -> None:
+        if eps ** (1 / power) < torch.finfo(torch.float32).tiny:
+            raise ValueError(f"eps^(1/power) has to be a normal number of 32 bits, not {eps ** (1 / power):g}")
         settings = {"lr": lr, "power": power, "threshold": threshold, "eps": eps, "gate": gate, "decay": decay}
         super().__init__(params, settings)
         self.plain, self.stacked = plain, False
@@ -74,39 +78,36 @@ class Classp(Addressed):
         """See torch."""
         loss = evaluated(closure)
         for group in self.param_groups:
-            decayed = torch.tensor([group["decay"] and ordinal >= self.plain for ordinal in self.ordinals])
             for tensor in group["params"]:
                 if tensor.grad is not None:
-                    self._move(tensor, tensor.grad, group, decayed)
+                    self._move(tensor, tensor.grad, group)
         return loss
 
-    def _move(self, tensor: Tensor, slopes: Tensor, group: dict[str, Any], decayed: Tensor) -> None:
-        """`decayed` says which clients' steps S divides, (K or more,)."""
-        past = self.state[tensor].setdefault("sum", torch.zeros_like(tensor))
-        opened = self._opened(slopes, group)
-        power = group["power"] if group["gate"] == "elementwise" else 1
-        past.add_(torch.where(opened, _power(slopes.abs(), power), 0))
-        change = slopes / _power(past + group["eps"], 1 / group["power"])
-        change = torch.where(self._each(decayed, tensor), change, slopes)
-        tensor.sub_(torch.where(opened, group["lr"] * change, 0))
+    def _move(self, tensor: Tensor, slopes: Tensor, group: dict[str, Any]) -> None:
+        """All weights move, closed ones by 0: a pass over all costs less than a choice of each."""
+        state = self.state[tensor]
+        if "sum" not in state:
+            state["sum"] = torch.zeros_like(tensor)
+        opened = _opened(slopes, group)
+        if opened is None:
+            return
+        grown = _power(opened.abs(), group["power"] if group["gate"] == "elementwise" else 1)
+        past = state["sum"].add_(grown)
+        divisor = _power(torch.add(past, group["eps"], out=grown), 1 / group["power"])
+        rows = divisor if self.stacked else divisor[None]
+        rows[[not group["decay"] or ordinal < self.plain for ordinal in self.ordinals[: len(rows)]]] = 1
+        tensor.addcdiv_(opened, divisor, value=-group["lr"])
 
-    def _opened(self, slopes: Tensor, group: dict[str, Any]) -> Tensor:
-        """Which weights move: (K, *shape), or () of all."""
-        if group["gate"] == "elementwise":
-            return slopes.square() > group["threshold"]
-        return torch.tensor(
-            group["threshold"] < 1, device=slopes.device
-        )  # where g is 0 throughout nothing moves anyhow
 
-    def _each(self, said: Tensor, tensor: Tensor) -> Tensor:
-        """What is said of clients (K or more,), as what fits a tensor (K, *shape)."""
-        if not self.stacked:
-            return said[0].to(tensor.device)
-        return said[: len(tensor)].view(-1, *[1] * (tensor.dim() - 1)).to(tensor.device)
+def _opened(slopes: Tensor, group: dict[str, Any]) -> Tensor | None:
+    """The gradients of the weights that move, 0 of the others; None: no weight does."""
+    if group["gate"] == "committed":  # where g is 0 throughout nothing moves anyhow
+        return slopes if group["threshold"] < 1 else None
+    return slopes if group["threshold"] < 0 else hardshrink(slopes, sqrt(group["threshold"]))
 
 
 def _power(values: Tensor, power: float) -> Tensor:
-    """values^power; exact for 1, 2 and 1/2, while torch's own may differ in the last bit from place to place."""
+    """values^power, in place; exact for 1, 2 and 1/2: torch's own may differ in the last bit from place to place."""
     if power == 1:
         return values
-    return values.square() if power == 2 else values.sqrt() if power == 0.5 else values.pow(power)
+    return values.square_() if power == 2 else values.sqrt_() if power == 0.5 else values.pow_(power)

@@ -12,13 +12,15 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from fedsim.optimizers.addressed import Addressed, Closure, evaluated
-from fedsim.optimizers.projectors import PROJECTORS, blocks
+from fedsim.optimizers.projectors import PROJECTORS, Move, Order, blocks
 from fedsim.optimizers.recipe import Decay, NotNegative, Positive
 from fedsim.rng import stream
 from fedsim.work import LocalTask
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+PIECE = 2**15
+"""Numbers."""
 
 
 class Frugal(Addressed):
@@ -33,7 +35,9 @@ class Frugal(Addressed):
     layer; all others have moments in full. A parameter group that says `projectable` False has none, one that says True
     has all that have two axes. An embedding counts as an inner matrix unless its group says otherwise.
 
-    Blocks are drawn; in the paper's code they may also follow a fixed order.
+    Tensors (`blocks`) are drawn, or take turns in an `order` that is the same for all clients; the public script for 60
+    million parameters says `descending`. What `mirror` is we take from its name. Turns count the gaps of what is
+    remembered; who starts afresh, as without `optimizer_state: kept`, is as many turns ahead as it has trained before.
 
     Args:
         params: as of any torch optimizer.
@@ -42,9 +46,10 @@ class Frugal(Addressed):
         gap: steps after which the choice is made anew.
         projector: what is chosen: columns or rows of the matrix (first axis x all others), single entries, tensors, or
             the space of the gradient's first singular vectors.
+        order: in which tensors take turns, or that they are drawn; of `blocks` alone.
         free: how entries without moments move.
         scale: factor of `lr` for these; the paper: 1, for fine-tuning 0.1.
-        reset: whether moments start afresh with a new choice; else they go over to other entries.
+        reset: whether moments start afresh with a new choice; else they go over to other entries, not tensors.
         betas: AdamW's decays.
         eps: AdamW's.
         weight_decay: decoupled, of all entries.
@@ -60,6 +65,7 @@ class Frugal(Addressed):
         density: Share = 0.25,
         gap: Count = 200,
         projector: Literal["columns", "rows", "randk", "blocks", "svd"] = "columns",
+        order: Order = "random",
         free: Literal["sign", "sgd", "none"] = "sign",
         scale: NotNegative = 1.0,
         reset: bool = True,
@@ -70,7 +76,14 @@ class Frugal(Addressed):
     ) -> None:
         if not 0 <= density <= 1 or gap < 1:
             raise ValueError(f"density has to be within [0, 1] and gap at least 1, not {density} and {gap}")
+        if order != "random" and projector != "blocks":
+            raise ValueError(f"only the projector blocks has an order, not {projector}")
+        if projector == "blocks" and density < 1 and not reset:
+            raise ValueError("moments of one tensor cannot go over to another: blocks below density 1 need reset")
         self.projector, self.seed, self.stacked = PROJECTORS[projector], seed, False
+        self.order: Order = order
+        self.ahead = 0
+        """Turns that a training afresh leaves out: those of the trainings before."""
         self.whose = [(0, 0)]
         """Clients, and the ordinals of their trainings."""
         settings = {"lr": lr, "density": density, "gap": gap, "free": free, "scale": scale, "reset": reset,
@@ -122,15 +135,14 @@ class Frugal(Addressed):
         if count % gap == 0:
             state["chosen"] = self._kept(self._chosen(slopes, group["density"], count // gap, place, projected))
         chosen = state["chosen"] if self.stacked else state["chosen"][None]
-        part = projector.take(slopes, chosen)
-        if (count % gap == 0 and group["reset"]) or "exp_avg" not in state:
-            _start(state, self._kept(part))
-        change, since = torch.zeros_like(part), count % gap if group["reset"] else count
-        _adamw(self._kept(change), self._kept(part), state, group, since + 1)
-        values.add_(projector.lift(change, chosen, values))
-        if group["free"] != "none":
-            rest = slopes - projector.lift(part, chosen, values)
-            values.add_(rest.sign() if group["free"] == "sign" else rest, alpha=-group["lr"] * group["scale"])
+        starts, since = count % gap == 0 and group["reset"], count % gap if group["reset"] else count
+
+        def full(part: Tensor, along: Tensor) -> None:
+            if starts or "exp_avg" not in state:
+                _start(state, self._kept(along))
+            _adamw(self._kept(part), self._kept(along), state, group, since + 1)
+
+        projector.move(values, slopes, chosen, full, _free(group))
         if values.data_ptr() != tensor.data_ptr():  # not contiguous, so that it was copied
             tensor.copy_(values.view(tensor.shape))
 
@@ -138,12 +150,32 @@ class Frugal(Addressed):
         """What is chosen for the gap of this number, (K, ...). A choice among tensors is one for all of them."""
         addresses = [(self.seed, "frugal", *whose, number) for whose in self.whose[: len(slopes)]]
         if self.projector is PROJECTORS["blocks"]:
-            density = float(projected.index(place) in blocks(density, len(projected), stream(*addresses[0])))
+            self.ahead = self.ahead if number else self.whose[0][1]
+            turn = number + self.ahead
+            full = blocks(density, len(projected), self.order, turn, stream(*addresses[0]))
+            density = float(projected.index(place) in full)
         return self.projector.choose(slopes, density, [stream(*address, place) for address in addresses])
 
     def _kept(self, rows: Tensor) -> Tensor:
         """Of one client without its axis."""
         return rows if self.stacked else rows[0]
+
+
+def _free(group: dict[str, Any]) -> Move | None:
+    """How what has no moments moves."""
+    length = -group["lr"] * group["scale"]
+    rules: dict[str, Move | None] = {
+        "sign": lambda values, slopes: _signs(values, slopes, length),
+        "sgd": lambda values, slopes: values.add_(slopes, alpha=length),
+        "none": None,
+    }
+    return rules[group["free"]]
+
+
+def _signs(values: Tensor, slopes: Tensor, length: float) -> None:
+    """In pieces whose signs stay in the cache; fresh memory for all of them may cost as much again."""
+    for some, along in zip(values.view(-1).split(PIECE), slopes.view(-1).split(PIECE), strict=True):
+        some.add_(along.sign(), alpha=length)
 
 
 def _start(state: dict[str, Any], like: Tensor) -> None:
@@ -156,5 +188,5 @@ def _adamw(values: Tensor, slopes: Tensor, state: dict[str, Any], group: dict[st
     first, second = group["betas"]
     state["exp_avg"].lerp_(slopes, 1 - first)
     state["exp_avg_sq"].mul_(second).addcmul_(slopes, slopes, value=1 - second)
-    root = (state["exp_avg_sq"].sqrt() / sqrt(1 - second**count)).add_(group["eps"])
+    root = state["exp_avg_sq"].sqrt().div_(sqrt(1 - second**count)).add_(group["eps"])
     values.addcdiv_(state["exp_avg"], root, value=-group["lr"] / (1 - first**count))
