@@ -8,6 +8,7 @@ from typing import Protocol
 
 from fedsim.data.dataset import Dataset
 from fedsim.data.folders import data_folders
+from fedsim.data.generative import NoisyDigits, SeededDigits
 from fedsim.data.grid_world import GridWorld
 from fedsim.data.images import Cifar10, Digits, FashionMnist, Mnist
 from fedsim.data.in_turn import PermutedDigits
@@ -46,6 +47,8 @@ DATA: dict[str, type[Source]] = {
     "separated": Separated,
     "permuted_digits": PermutedDigits,
     "grid_world": GridWorld,
+    "noisy_digits": NoisyDigits,
+    "seeded_digits": SeededDigits,
 }
 
 PARTITIONS: dict[str, type[Partition]] = {
@@ -72,11 +75,13 @@ __all__ = [
     "LabelSwap",
     "Mnist",
     "Natural",
+    "NoisyDigits",
     "Partition",
     "Parts",
     "PermutedDigits",
     "Points",
     "Resampled",
+    "SeededDigits",
     "Separated",
     "Shakespeare",
     "Shards",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fedsim.exams.exam import Exam
+from fedsim.exams.guided import Guided
 from fedsim.exams.paths import Paths
 from fedsim.exams.reconstruction import Reconstruction
 
-EXAMS: dict[str, Callable[..., Exam]] = {"reconstruction": Reconstruction, "paths": Paths}
+EXAMS: dict[str, Callable[..., Exam]] = {"reconstruction": Reconstruction, "paths": Paths, "guided": Guided}
 
 __all__ = ["EXAMS", "Exam"]
