@@ -90,7 +90,7 @@ GIVEN = {
     "merge": ("rounds",),
     "trace": ("folders",),
     "select": ("seed",),
-    "aggregator": ("params", "roster", "local_momentum", "seed"),
+    "aggregator": ("params", "roster", "local_momentum", "seed", "trainer", "model"),
     "peers": ("clients", "seed"),
     "coding": ("workers", "jobs", "seed"),
     "codec": ("layout",),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from fedsim.aggregators.ace import ACE
 from fedsim.aggregators.aggregator import Aggregator
+from fedsim.aggregators.altmin import AltMin
 from fedsim.aggregators.async_fedavg import AsyncFedAvg
 from fedsim.aggregators.ca2fl import CA2FL
 from fedsim.aggregators.diloco import DiLoCo
@@ -50,10 +51,11 @@ AGGREGATORS: dict[str, type[Aggregator]] = {
     "ca2fl": CA2FL,
     "ace": ACE,
     "fadas": FADAS,
+    "altmin": AltMin,
 }
 
 __all__ = [
-    "ACE", "AGGREGATORS", "CA2FL", "FADAS", "MIFA", "SCAFFOLD", "SFAT", "Aggregator", "AsyncFedAvg", "DiLoCo", "FedAU",
-    "FedAdagrad", "FedAdam", "FedAsync", "FedAvg", "FedAvgM", "FedBuff", "FedFix", "FedNova", "FedProx", "FedStale",
-    "FedVARP", "FedYogi", "FetchSGD",
+    "ACE", "AGGREGATORS", "CA2FL", "FADAS", "MIFA", "SCAFFOLD", "SFAT", "Aggregator", "AltMin", "AsyncFedAvg", "DiLoCo",
+    "FedAU", "FedAdagrad", "FedAdam", "FedAsync", "FedAvg", "FedAvgM", "FedBuff", "FedFix", "FedNova", "FedProx",
+    "FedStale", "FedVARP", "FedYogi", "FetchSGD",
 ]  # fmt: skip

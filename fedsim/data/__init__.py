@@ -10,6 +10,7 @@ from fedsim.data.dataset import Dataset
 from fedsim.data.folders import data_folders
 from fedsim.data.images import Cifar10, Digits, FashionMnist, Mnist
 from fedsim.data.in_turn import PermutedDigits
+from fedsim.data.low_rank import LowRank
 from fedsim.data.partitions import Dirichlet, Iid, LabelSwap, Natural, Partition, Parts, Shards
 from fedsim.data.points import Points
 from fedsim.data.replacement import Resampled, WithReplacement
@@ -43,6 +44,7 @@ DATA: dict[str, type[Source]] = {
     "heart_disease": HeartDisease,
     "points": Points,
     "separated": Separated,
+    "low_rank": LowRank,
     "permuted_digits": PermutedDigits,
 }
 
@@ -67,6 +69,7 @@ __all__ = [
     "HeartDisease",
     "Iid",
     "LabelSwap",
+    "LowRank",
     "Mnist",
     "Natural",
     "Partition",
