@@ -108,7 +108,7 @@ def refuse_beside(arm: Arm, answers: Answers) -> None:
                             "which clients of this aggregator do not send")  # fmt: skip
     if answers.trains:
         refuse_unusual(arm, "clients of this aggregator send what is made of their model and examples",
-                       "objective", "personal", "private")  # fmt: skip
+                       "objective", "personal", "private", "shrink")  # fmt: skip
         return
     if arm.keys.local.steps != 1:
         raise ScenarioError(f"{arm.place(('local',))}: local: clients of this aggregator take no local steps, but one "

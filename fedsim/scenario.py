@@ -90,7 +90,7 @@ GIVEN = {
     "merge": ("rounds",),
     "trace": ("folders",),
     "select": ("seed",),
-    "aggregator": ("params", "roster", "local_momentum", "seed", "trainer", "model"),
+    "aggregator": ("params", "roster", "local_momentum", "seed", "trainer", "model", "classes"),
     "peers": ("clients", "seed"),
     "coding": ("workers", "jobs", "seed"),
     "codec": ("layout",),

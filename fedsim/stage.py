@@ -230,7 +230,7 @@ class Stage:
         params = torch.zeros(0) if self.timing_only else self.experiment.params
         given = {"params": params, "roster": roster, "local_momentum": self.experiment.trainer.momentum,
                  "seed": self.experiment.given["seed"], "trainer": self.experiment.trainer,
-                 "model": self.experiment.evaluator.model}  # fmt: skip
+                 "model": self.experiment.evaluator.model, "classes": self.experiment.given["classes"]}  # fmt: skip
         return self.experiment.arm.build(given, *path)
 
     @property

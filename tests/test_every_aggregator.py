@@ -30,6 +30,7 @@ NEEDS = {
     "ca2fl": {"goal": 4},
     "fadas": {"goal": 4, "lr": 0.02},
     "async_fedavg": {"lr": 0.3},
+    "cda": {"ipc": 1, "views": 4, "epochs": 2, "smallest": 0.3, "recover": {"steps": 5, "jitter": 0, "flip": False}},
     "fetchsgd": {"columns": 0.2, "kept": 0.1, "momentum": 0.5, "lr": 0.3},
 }
 """What has no default, or one that is too large for 8 clients as unequal as these, or too small for 30 versions."""
@@ -39,6 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "model": {"low_rank": {"rank": 2}},
         "local": {"steps": 1, "optimizer": {"sgd": {"lr": 1.0}}},
     },
+    "cda": {"model": {"mlp": {"hidden": [16], "norm": "batch"}}},
 }
 """Of those that are not for any model."""
 

@@ -10,6 +10,7 @@ from fedsim.aggregators.aggregator import Aggregator
 from fedsim.aggregators.altmin import AltMin
 from fedsim.aggregators.async_fedavg import AsyncFedAvg
 from fedsim.aggregators.ca2fl import CA2FL
+from fedsim.aggregators.cda import CDA
 from fedsim.aggregators.diloco import DiLoCo
 from fedsim.aggregators.fadas import FADAS
 from fedsim.aggregators.fedasync import FedAsync
@@ -52,10 +53,11 @@ AGGREGATORS: dict[str, type[Aggregator]] = {
     "ace": ACE,
     "fadas": FADAS,
     "altmin": AltMin,
+    "cda": CDA,
 }
 
 __all__ = [
-    "ACE", "AGGREGATORS", "CA2FL", "FADAS", "MIFA", "SCAFFOLD", "SFAT", "Aggregator", "AltMin", "AsyncFedAvg", "DiLoCo",
-    "FedAU", "FedAdagrad", "FedAdam", "FedAsync", "FedAvg", "FedAvgM", "FedBuff", "FedFix", "FedNova", "FedProx",
-    "FedStale", "FedVARP", "FedYogi", "FetchSGD",
+    "ACE", "AGGREGATORS", "CA2FL", "CDA", "FADAS", "MIFA", "SCAFFOLD", "SFAT", "Aggregator", "AltMin", "AsyncFedAvg",
+    "DiLoCo", "FedAU", "FedAdagrad", "FedAdam", "FedAsync", "FedAvg", "FedAvgM", "FedBuff", "FedFix", "FedNova",
+    "FedProx", "FedStale", "FedVARP", "FedYogi", "FetchSGD",
 ]  # fmt: skip
