@@ -277,6 +277,13 @@ def test_labels_are_what_the_clients_own_model_says_of_the_crops_that_the_server
     assert result.loss == trained.loss
 
 
+def test_every_message_has_crops_of_its_own() -> None:
+    _, own = answers()
+    seen = [own.seen(images(10), client, version) for client, version in ((0, 0), (0, 0), (1, 0), (0, 1))]
+    assert torch.equal(seen[0], seen[1])
+    assert not any(torch.equal(seen[0], other) for other in seen[2:])
+
+
 def test_statistics_are_those_of_the_clients_own_examples() -> None:
     judge, x = teacher(), images(64)
     first = norms(judge.model)[0]
