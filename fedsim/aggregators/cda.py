@@ -38,9 +38,8 @@ class CDA(Rounds):
 
     Yin and Shen, Dataset Distillation via Curriculum Data Synthesis in Large Data Era (TMLR, 2311.18838): squeeze,
     recover, relabel. One round is one-shot federated learning; of several, each begins with what the server has learnt,
-    and it forgets former images. The distilled are a round's `ipc` for each class of the data, whatever classes a
-    client holds. What the server computes takes no virtual time, like its defences and its steps: links and devices are
-    what is simulated.
+    and it forgets former images. What the server computes takes no virtual time, here as elsewhere: clients' devices
+    and links are what is simulated.
     """
 
     _: KW_ONLY
@@ -50,8 +49,9 @@ class CDA(Rounds):
     classes: int
     seed: int = 0
     ipc: Count = 10
-    """Images a class that a client sends."""
+    """Images for each class of the data that a client sends, whichever of these it holds: those show all of them."""
     recover: Recovery = Recovery()
+    """How clients make images."""
     views: Count = 8
     """Crops of each image that have soft labels."""
     smallest: Share = 0.08

@@ -13,9 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from fedsim.answers.crops import Crops, Curriculum
 from fedsim.answers.teacher import Teacher
-
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+from fedsim.optimizers.recipe import NotNegative, Positive
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class Recovery:
     first: NotNegative = 10.0
     """Of the first BatchNorm's among them."""
     curriculum: Curriculum = Curriculum()
+    """How small crops may be, as time goes on."""
     jitter: Annotated[int, Field(ge=0)] = 32
     """Images are rolled by up to so many pixels, each step all alike."""
     flip: bool = True
