@@ -16,8 +16,10 @@ from fedsim.optimizers.trial import check_optimizer
 from fedsim.personal import personal_names
 from fedsim.sources import Backpropagation
 from fedsim.vector import Layout
+from fedsim.wiring import refuse_wire
 
 if TYPE_CHECKING:
+    from fedsim.answers import Answers
     from fedsim.scenario import Arm
 
 
@@ -112,3 +114,32 @@ def refuse_optimizer(arm: Arm, local: Any, layout: Layout) -> None:
     except ValueError as error:
         name = arm.keys.local.optimizer.name
         raise ScenarioError(f"{arm.place(('local', 'optimizer'))}: local.optimizer: {name}: {error}") from None
+
+
+USUAL = {"objective": None, "personal": None, "private": None, "shrink": None, "control": None,
+         "schedule": "constant", "source": "backpropagation"}  # fmt: skip
+"""What a local step is, where nothing else is said."""
+
+
+def refuse_unusual(arm: Arm, why: str, *keys: str) -> None:
+    """ScenarioError if a local step is to be unlike the plainest, in one of these keys or in any."""
+    for key in keys or USUAL:
+        said = getattr(arm.keys.local, key)
+        if getattr(said, "name", said) != USUAL[key]:
+            raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: {why}")
+
+
+def refuse_beside(arm: Arm, answers: Answers) -> None:
+    """ScenarioError where something takes what clients send for changes of a model, or would never be asked for."""
+    refuse_wire(arm, "clients of this aggregator send no changes of a model", but=["adversaries"])
+    if arm.keys.adversaries is not None and arm.keys.adversaries.lie is not None:
+        raise ScenarioError(f"{arm.place(('adversaries', 'lie'))}: adversaries.lie: lies are about changes of a model, "
+                            "which clients of this aggregator do not send")  # fmt: skip
+    if answers.trains:
+        refuse_unusual(arm, "clients of this aggregator send what is made of their model and examples",
+                       "objective", "personal", "private", "shrink")  # fmt: skip
+        return
+    if arm.keys.local.steps != 1:
+        raise ScenarioError(f"{arm.place(('local',))}: local: clients of this aggregator take no local steps, but one "
+                            "of their own kind: it has to say steps: 1")  # fmt: skip
+    refuse_unusual(arm, "clients of this aggregator take no local steps")

@@ -92,7 +92,7 @@ GIVEN = {
     "merge": ("rounds",),
     "trace": ("folders",),
     "select": ("seed",),
-    "aggregator": ("params", "roster", "local_momentum", "seed"),
+    "aggregator": ("params", "roster", "local_momentum", "seed", "trainer", "model", "classes"),
     "peers": ("clients", "seed"),
     "coding": ("workers", "jobs", "seed"),
     "codec": ("layout",),

@@ -19,6 +19,7 @@ from fedsim.edges import Edge, HierarchySimulation
 from fedsim.encoder import Encoder
 from fedsim.errors import ScenarioError
 from fedsim.executors import Null
+from fedsim.fitness import refuse_beside, refuse_unusual
 from fedsim.learner import Idle, Learner
 from fedsim.network import Shape, Tree, edge_name, policy_of
 from fedsim.rng import stream
@@ -61,10 +62,12 @@ class Stage:
         period = partial(round_trip, fleet=fleet, work=self.experiment.work, carrier=carrier)
         census = Census(dict(enumerate(self.experiment.work.held)), period, self.share)
         aggregator = self.aggregator(self.roster(self.experiment.given["seed"], census), "aggregator")
+        if aggregator.answers is not None:
+            refuse_beside(self.experiment.arm, aggregator.answers)
         self.experiment.hostility.prepare(aggregator, None if self.timing_only else self.progress.tallies)
         wire = Wire.of(self.experiment, aggregator)
         work = wire.work(self.work(aggregator))
-        train = partial(self.experiment.trainer, drift=aggregator.drift)
+        train = aggregator.answers or partial(self.experiment.trainer, drift=aggregator.drift)
         world = self.world_of(wire.carry(train), aggregator.synchronous, wire.keeps)
         if not isinstance(wire.codec, Masked):
             simulation = ServerSimulation(world, aggregator, work, self.progress, wire=wire)
@@ -112,6 +115,9 @@ class Stage:
         sums = {name: sum(held[client] for client in clients) for name, clients in members.items()}
         above = self.aggregator(Roster(self.select(seed), census=Census(sums)), "aggregator")
         below = {name: self.edge_aggregator(name, clients) for name, clients in members.items()}
+        if any(one.answers is not None for one in (above, *below.values())):
+            raise ScenarioError(f"{arm.place(('edges',))}: edges: they sum up changes of models, which clients of this "
+                                "aggregator do not send")  # fmt: skip
         if above.drift is not None or above.vectors != (1, 1):
             raise ScenarioError(f"{arm.place(('aggregator',))}: aggregator: this one corrects the clients' gradients; "
                                 "its clients are edges, which have none")  # fmt: skip
@@ -175,13 +181,7 @@ class Stage:
         if arm.keys.local.steps != 1:
             raise ScenarioError(f"{arm.place(('local',))}: local: a job is one gradient of {arm.keys.local.batch} "
                                 "examples of everybody's: with coding it has to say steps: 1")  # fmt: skip
-        usual = {"objective": None, "personal": None, "private": None, "shrink": None, "control": None,
-                 "schedule": "constant", "source": "backpropagation"}  # fmt: skip
-        for key, plain in usual.items():
-            said = getattr(arm.keys.local, key)
-            if getattr(said, "name", said) != plain:
-                raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: a job is one gradient of the loss of "
-                                    "examples as they are")  # fmt: skip
+        refuse_unusual(arm, "a job is one gradient of the loss of examples as they are")
         if arm.keys.evaluate.clients:
             raise ScenarioError(f"{arm.place(('evaluate', 'clients'))}: evaluate.clients: a code's workers have no "
                                 "models of their own")  # fmt: skip
@@ -229,7 +229,8 @@ class Stage:
         """The algorithm that stands at this path of the scenario."""
         params = torch.zeros(0) if self.timing_only else self.experiment.params
         given = {"params": params, "roster": roster, "local_momentum": self.experiment.trainer.momentum,
-                 "seed": self.experiment.given["seed"]}  # fmt: skip
+                 "seed": self.experiment.given["seed"], "trainer": self.experiment.trainer,
+                 "model": self.experiment.evaluator.model, "classes": self.experiment.given["classes"]}  # fmt: skip
         return self.experiment.arm.build(given, *path)
 
     @property
@@ -248,7 +249,8 @@ class Stage:
         """What clients have to do and to carry for this algorithm."""
         down, up = aggregator.vectors
         work = self.experiment.work
-        return replace(work, down=down * work.down, up=up * work.up)
+        work = replace(work, down=down * work.down, up=up * work.up)
+        return aggregator.answers.work(work) if aggregator.answers is not None else work
 
     def world(self, drift: Drift | None, synchronous: bool) -> Simulation:
         """A clock at 0, the network, and an executor that trains as this algorithm asks."""

@@ -63,6 +63,7 @@ NUMBERS = [
     "vector",
     "data",
     "aggregators",
+    "answers",
     "peers",
     "objectives",
     "personal",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,14 +30,26 @@ NEEDS = {
     "ca2fl": {"goal": 4},
     "fadas": {"goal": 4, "lr": 0.02},
     "async_fedavg": {"lr": 0.3},
+    "cda": {"ipc": 1, "views": 4, "epochs": 2, "smallest": 0.3, "recover": {"steps": 5, "jitter": 0, "flip": False}},
     "fetchsgd": {"columns": 0.2, "kept": 0.1, "momentum": 0.5, "lr": 0.3},
 }
 """What has no default, or one that is too large for 8 clients as unequal as these, or too small for 30 versions."""
+SETTINGS: dict[str, dict[str, Any]] = {
+    "altmin": {
+        "data": {"low_rank": {"rows": 60, "columns": 40, "rank": 2, "observed": 0.3}},
+        "model": {"low_rank": {"rank": 2}},
+        "local": {"steps": 1, "optimizer": {"sgd": {"lr": 1.0}}},
+    },
+    "cda": {"model": {"mlp": {"hidden": [16], "norm": "batch"}}},
+}
+"""Of those that are not for any model."""
 
 
 def run(out, name: str, *overrides: str, **arguments) -> fedsim.Run:
     """Without a picture, which would take most of the time."""
-    (arm,) = scenario.read(DIGITS | {"aggregator": {name: NEEDS.get(name, {}) | arguments}}, overrides)
+    (arm,) = scenario.read(
+        DIGITS | SETTINGS.get(name, {}) | {"aggregator": {name: NEEDS.get(name, {}) | arguments}}, overrides
+    )
     return conduct(experiment.assemble(arm), out / arm.digest)
 
 

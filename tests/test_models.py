@@ -24,6 +24,7 @@ SHAPES = {
     "cnn_plain": ((1, 14, 15), {}),
     "two_layer_relu": ((12,), {}),
     "resnet": ((3, 16, 16), {"width": 8}),
+    "low_rank": ((3, 10), {"rank": 2}),
     "char_lstm": ((9,), {"vocabulary": 30, "hidden": 16}),
 }
 

@@ -134,7 +134,7 @@ def test_overrides_change_one_value_each(tmp_path) -> None:
         ("network.star.server_up=infinite", "expected a number with a unit such as '10 Mbit/s'"),
         ("network.star.latency=unlimited", "expected a number with a unit such as '50 ms'"),
         ("data.digits.partition.dirichlet.alpha=0", "greater than 0"),
-        ("aggregator={fedavg: {cohort: 3}, fedbuff: {}}", "expected one aggregator, one of: ace, async_fedavg, ca2fl"),
+        ("aggregator={fedavg: {cohort: 3}, fedbuff: {}}", "expected one aggregator, one of: ace, altmin, async_fedavg"),
         ("aggregator=fedbuf", "there is no aggregator 'fedbuf' here; did you mean fedbuff?"),
         ("aggregator=nowhere.rules:Rule", "cannot load 'nowhere.rules:Rule'"),
         ("seed=one", "valid integer"),

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from fedsim.aggregators.ace import ACE
 from fedsim.aggregators.aggregator import Aggregator
+from fedsim.aggregators.altmin import AltMin
 from fedsim.aggregators.async_fedavg import AsyncFedAvg
 from fedsim.aggregators.ca2fl import CA2FL
+from fedsim.aggregators.cda import CDA
 from fedsim.aggregators.diloco import DiLoCo
 from fedsim.aggregators.fadas import FADAS
 from fedsim.aggregators.fedasync import FedAsync
@@ -50,10 +52,12 @@ AGGREGATORS: dict[str, type[Aggregator]] = {
     "ca2fl": CA2FL,
     "ace": ACE,
     "fadas": FADAS,
+    "altmin": AltMin,
+    "cda": CDA,
 }
 
 __all__ = [
-    "ACE", "AGGREGATORS", "CA2FL", "FADAS", "MIFA", "SCAFFOLD", "SFAT", "Aggregator", "AsyncFedAvg", "DiLoCo", "FedAU",
-    "FedAdagrad", "FedAdam", "FedAsync", "FedAvg", "FedAvgM", "FedBuff", "FedFix", "FedNova", "FedProx", "FedStale",
-    "FedVARP", "FedYogi", "FetchSGD",
+    "ACE", "AGGREGATORS", "CA2FL", "CDA", "FADAS", "MIFA", "SCAFFOLD", "SFAT", "Aggregator", "AltMin", "AsyncFedAvg",
+    "DiLoCo", "FedAU", "FedAdagrad", "FedAdam", "FedAsync", "FedAvg", "FedAvgM", "FedBuff", "FedFix", "FedNova",
+    "FedProx", "FedStale", "FedVARP", "FedYogi", "FetchSGD",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ from fedsim.roster import Census, Roster
 from fedsim.work import Update
 
 if TYPE_CHECKING:
+    from fedsim.answers import Answers
     from fedsim.wire.codec import Codec
 
 Count = Annotated[int, Field(ge=1)]
@@ -92,6 +93,11 @@ class Aggregator(ABC):
     @property
     def codec(self) -> Codec | None:
         """What changes travel as, if that is the algorithm's own affair."""
+        return None
+
+    @property
+    def answers(self) -> Answers | None:
+        """What clients do and send in place of a change of the model; None: that change."""
         return None
 
     @property

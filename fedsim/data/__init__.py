@@ -12,6 +12,7 @@ from fedsim.data.generative import NoisyDigits, SeededDigits
 from fedsim.data.grid_world import GridWorld
 from fedsim.data.images import Cifar10, Digits, FashionMnist, Mnist
 from fedsim.data.in_turn import PermutedDigits
+from fedsim.data.low_rank import LowRank
 from fedsim.data.partitions import Dirichlet, Iid, LabelSwap, Natural, Partition, Parts, Shards
 from fedsim.data.points import Points
 from fedsim.data.replacement import Resampled, WithReplacement
@@ -45,6 +46,7 @@ DATA: dict[str, type[Source]] = {
     "heart_disease": HeartDisease,
     "points": Points,
     "separated": Separated,
+    "low_rank": LowRank,
     "permuted_digits": PermutedDigits,
     "grid_world": GridWorld,
     "noisy_digits": NoisyDigits,
@@ -73,6 +75,7 @@ __all__ = [
     "HeartDisease",
     "Iid",
     "LabelSwap",
+    "LowRank",
     "Mnist",
     "Natural",
     "NoisyDigits",

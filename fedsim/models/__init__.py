@@ -20,6 +20,7 @@ from fedsim.errors import ScenarioError
 from fedsim.models.binary import binary_mlp
 from fedsim.models.convolutional import cnn_cifar, cnn_group, cnn_mnist, cnn_plain, resnet
 from fedsim.models.dense import logistic, mlp, two_layer_relu
+from fedsim.models.low_rank import low_rank
 from fedsim.models.text import char_lstm
 from fedsim.vector import Layout
 
@@ -33,6 +34,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "cnn_plain": cnn_plain,
     "resnet": resnet,
     "two_layer_relu": two_layer_relu,
+    "low_rank": low_rank,
     "char_lstm": char_lstm,
 }
 
