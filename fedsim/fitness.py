@@ -10,11 +10,12 @@ from torch import nn
 from fedsim.data import Dataset
 from fedsim.errors import ScenarioError
 from fedsim.exams import Exam
+from fedsim.models.gan import Gan
 from fedsim.models.normalisation import norms
-from fedsim.objectives import FedRBN, Odice
+from fedsim.objectives import FedRBN, Odice, Players
 from fedsim.optimizers.trial import check_optimizer
 from fedsim.personal import personal_names
-from fedsim.sources import Backpropagation
+from fedsim.sources import Backpropagation, Game
 from fedsim.vector import Layout
 from fedsim.wiring import refuse_wire
 
@@ -45,6 +46,9 @@ def refuse_further(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> 
 def refuse_objective(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> None:
     """ScenarioError where what clients are to minimise is not for these data, or gives away what noise should hide."""
     objective = local.objective
+    if isinstance(objective, Players) != isinstance(local.source, Game):
+        raise ScenarioError(f"{arm.place(('local', 'source'))}: local.source: game and the objective players go "
+                            "together: players' losses are not one sum to be minimised")  # fmt: skip
     if objective is None:
         return
     place, name = arm.place(("local", "objective")), arm.keys.local.objective.name
@@ -58,6 +62,8 @@ def refuse_objective(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -
         raise ScenarioError(
             f"{place}: local.objective: {name} has two batches a step, which a control would take for one"
         )
+    if isinstance(objective, Players) and not isinstance(model, Gan):
+        raise ScenarioError(f"{place}: local.objective: {name} need a model of two, such as gan")
     if objective.losses > 1 and local.private is not None:
         raise ScenarioError(f"{place}: local.objective: {name} adds up {objective.losses} losses, each of which "
                             "local.private would clip by itself")  # fmt: skip

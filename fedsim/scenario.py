@@ -102,6 +102,7 @@ GIVEN = {
     "defence": ("seed",),
     "poison": ("classes",),
     "optimizer": ("seed",),
+    "source": ("optimizer",),
     "schedule": ("versions", "optimizer"),
     "control": ("optimizer",),
     "executor": ("train", "worth", "row_bytes", "synchronous", "nothing"),

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fedsim.exams.exam import Exam
+from fedsim.exams.generated import Generated
 from fedsim.exams.guided import Guided
 from fedsim.exams.paths import Paths
 from fedsim.exams.reconstruction import Reconstruction
 
-EXAMS: dict[str, Callable[..., Exam]] = {"reconstruction": Reconstruction, "paths": Paths, "guided": Guided}
+EXAMS: dict[str, Callable[..., Exam]] = {
+    "reconstruction": Reconstruction,
+    "paths": Paths,
+    "guided": Guided,
+    "generated": Generated,
+}
 
 __all__ = ["EXAMS", "Exam"]

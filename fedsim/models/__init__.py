@@ -20,6 +20,7 @@ from fedsim.errors import ScenarioError
 from fedsim.models.binary import binary_mlp
 from fedsim.models.convolutional import cnn_cifar, cnn_group, cnn_mnist, cnn_plain, resnet
 from fedsim.models.dense import logistic, mlp, two_layer_relu
+from fedsim.models.gan import gan
 from fedsim.models.low_rank import low_rank
 from fedsim.models.text import char_lstm
 from fedsim.vector import Layout
@@ -28,6 +29,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "logistic": logistic,
     "mlp": mlp,
     "binary_mlp": binary_mlp,
+    "gan": gan,
     "cnn_mnist": cnn_mnist,
     "cnn_cifar": cnn_cifar,
     "cnn_group": cnn_group,

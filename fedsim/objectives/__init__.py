@@ -9,6 +9,7 @@ from fedsim.objectives.divergent import CalFAT, Trades
 from fedsim.objectives.objective import Objective, Plain, Step
 from fedsim.objectives.odice import Odice
 from fedsim.objectives.pgd import PGD
+from fedsim.objectives.players import Players
 from fedsim.objectives.propagated import FedRBN
 from fedsim.objectives.term import Term
 from fedsim.objectives.together import Together
@@ -20,6 +21,7 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "fedrbn": FedRBN,
     "together": Together,
     "odice": Odice,
+    "players": Players,
 }
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Objective",
     "Odice",
     "Plain",
+    "Players",
     "Step",
     "Term",
     "Together",
