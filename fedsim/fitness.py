@@ -12,7 +12,7 @@ from fedsim.models.normalisation import norms
 from fedsim.objectives import FedRBN
 from fedsim.optimizers.trial import check_optimizer
 from fedsim.personal import personal_names
-from fedsim.sources import Backpropagation
+from fedsim.sources import Backpropagation, Eggroll
 from fedsim.vector import Layout
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ def refuse_objective(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -
         raise ScenarioError(
             f"{place}: local.objective: {name} has two batches a step, which a control would take for one"
         )
+    if isinstance(objective, FedRBN) and isinstance(local.source, Eggroll):
+        raise ScenarioError(f"{place}: local.objective: {name} has two batches a step, whose statistics a population "
+                            "would take for one's")  # fmt: skip
     if objective.discloses and local.private is not None:
         raise ScenarioError(f"{place}: local.objective: with {name} every gradient of a client depends on "
                             f"{objective.discloses}, which local.private gives no noise")  # fmt: skip

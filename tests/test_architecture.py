@@ -67,6 +67,7 @@ NUMBERS = [
     "objectives",
     "personal",
     "own_models",
+    "replaying",
     "sources",
     "steps",
     "combiners",

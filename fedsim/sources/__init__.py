@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fedsim.sources.eggroll import Eggroll, Replayed
 from fedsim.sources.sharpness import Sharpness
 from fedsim.sources.source import PLAIN, Backpropagation, Source
 
-SOURCES: dict[str, Callable[..., Source]] = {"backpropagation": Backpropagation, "sam": Sharpness}
+SOURCES: dict[str, Callable[..., Source]] = {"backpropagation": Backpropagation, "sam": Sharpness, "eggroll": Eggroll}
 
-__all__ = ["PLAIN", "SOURCES", "Backpropagation", "Source"]
+__all__ = ["PLAIN", "SOURCES", "Backpropagation", "Eggroll", "Replayed", "Source"]
