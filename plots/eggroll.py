@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
@@ -77,10 +78,10 @@ def draw(runs: Runs) -> Drawing:
     for panel, ways in zip(panels, shown, strict=True):
         for way in ways:
             colour, label = looks[way]
-            rows = [runs[way, seed].metrics for seed in SEEDS]
-            across = rows[0].bytes_up / 1e3 if panel is panels[2] else rows[0].version
-            accuracy = np.mean([each.accuracy for each in rows], axis=0)
-            panel.plot(across[1:], accuracy[1:], color=colour, label=label, linewidth=1.2)
+            rows = pd.concat([runs[way, seed].metrics.drop_duplicates("version") for seed in SEEDS])
+            mean = rows[rows.version > 0].pivot_table(["accuracy", "bytes_up"], "version")
+            across = mean.bytes_up / 1e3 if panel is panels[2] else mean.index
+            panel.plot(across, mean.accuracy, color=colour, label=label, linewidth=1.2)
     panels[0].set(xlabel="rounds", ylabel="test accuracy", title="by population", ylim=(0.2, 1.0), xticks=(0, 10, 20))
     panels[1].set(xlabel="rounds", title="by rank", xticks=(0, 10, 20))
     panels[2].set(xlabel="kB on the way up, all clients", title="by traffic", xscale="log")
