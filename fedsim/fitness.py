@@ -9,7 +9,8 @@ from torch import nn
 from fedsim.data import Dataset
 from fedsim.errors import ScenarioError
 from fedsim.models.normalisation import norms
-from fedsim.objectives import FedRBN
+from fedsim.models.transformer import Transformer
+from fedsim.objectives import FedRBN, SparseAttention
 from fedsim.optimizers.trial import check_optimizer
 from fedsim.personal import personal_names
 from fedsim.sources import Backpropagation, Eggroll
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 def refuse_unfit(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> None:
     """ScenarioError where something of a local step does not fit."""
+    refuse_attention(arm, local, model)
     refuse_objective(arm, local, dataset, model)
     refuse_rules(arm, local, dataset)
     refuse_unprotected(arm, local, model)
@@ -47,6 +49,25 @@ def refuse_objective(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -
     if objective.discloses and local.private is not None:
         raise ScenarioError(f"{place}: local.objective: with {name} every gradient of a client depends on "
                             f"{objective.discloses}, which local.private gives no noise")  # fmt: skip
+
+
+def refuse_attention(arm: Arm, local: Any, model: nn.Module) -> None:
+    """ScenarioError where what transformers have beside scores of classes is asked of others, or taken for scores."""
+    exam = arm.keys.evaluate.exam
+    asked = {
+        ("local", "objective"): isinstance(local.objective, SparseAttention),
+        ("evaluate", "exam"): exam is not None and exam.name == "attention",
+    }
+    if not isinstance(model, Transformer):
+        for path in [path for path, wanted in asked.items() if wanted]:
+            raise ScenarioError(f"{arm.place(path)}: {'.'.join(path)}: only a transformer has sparse attention")
+    elif not asked["local", "objective"]:
+        raise ScenarioError(f"{arm.place(('local', 'objective'))}: local.objective: a transformer gives more than "
+                            "scores of classes, which sparse_attention alone can learn from")  # fmt: skip
+    elif getattr(local.control, "classes", False):
+        name = arm.keys.local.control.name
+        raise ScenarioError(f"{arm.place(('local', 'control'))}: local.control: {name} takes all that a transformer "
+                            "gives for scores of classes")  # fmt: skip
 
 
 def personal(arm: Arm, local: Any, model: nn.Module) -> tuple[str, ...]:

@@ -51,19 +51,20 @@ def weighted(factors: Factors, weights: Tensor) -> Tensor:
 
 
 def _dense(source: ClosedForm, params: Mapping[str, Tensor], x: Tensor, moves: Mapping[str, Factors]) -> Tensor:
-    """x W^T + b + s (x B) A^T + s c in each layer; the first one's x W^T is the same for all."""
-    given, signs = x.view(1, 1, *x.shape), x.new_tensor(SIGNS).view(2, 1, 1)
-    *inner, last = source.layers
-    for weight, bias in inner:
-        given = _layer(given, signs, params[weight], params[bias], moves[weight], moves[bias]).relu_()
-    return _layer(given, signs, *(params[name] for name in last), *(moves[name] for name in last))
+    given, (*inner, last) = x.view(1, 1, *x.shape), source.layers
+    for layer in inner:
+        given = _layer(given, params, moves, *layer).relu_()
+    return _layer(given, params, moves, *last)
 
 
-def _layer(given: Tensor, signs: Tensor, weight: Tensor, bias: Tensor, turn: Factors, shift: Factors) -> Tensor:
-    """Of inputs (P or 1, 2 or 1, B, n), outputs (P, 2, B, m)."""
-    left, *right = turn
+def _layer(given: Tensor, params: Mapping[str, Tensor], moves: Mapping[str, Factors], weight: str, bias: str) -> Tensor:
+    """x W^T + b + s ((x B) A^T + c): of inputs (P or 1, 2 or 1, B, n), as the first ones are everybody's, (P, 2, B, m).
+
+    x W^T of the first inputs is computed once for all.
+    """
+    left, *right = moves[weight]
     change = given
     for factor in right:
         change = change @ factor.unsqueeze(1)
-    change = change @ left.mT.unsqueeze(1) + shift[0].view(len(left), 1, 1, -1)
-    return linear(given, weight, bias) + signs * change
+    change = change @ left.mT.unsqueeze(1) + moves[bias][0].view(len(left), 1, 1, -1)
+    return linear(given, params[weight], params[bias]) + given.new_tensor(SIGNS).view(2, 1, 1) * change

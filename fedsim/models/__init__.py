@@ -21,6 +21,7 @@ from fedsim.models.binary import binary_mlp
 from fedsim.models.convolutional import cnn_cifar, cnn_group, cnn_mnist, cnn_plain, resnet
 from fedsim.models.dense import logistic, mlp, two_layer_relu
 from fedsim.models.text import char_lstm
+from fedsim.models.transformer import transformer
 from fedsim.vector import Layout
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -34,6 +35,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "resnet": resnet,
     "two_layer_relu": two_layer_relu,
     "char_lstm": char_lstm,
+    "transformer": transformer,
 }
 
 
