@@ -21,7 +21,7 @@ from fedsim.coded import CodedSimulation
 from fedsim.data import Dataset, Parts, data_folders
 from fedsim.errors import ScenarioError
 from fedsim.evaluation import EnsembleEvaluator, Evaluator, PeerEvaluator, Robust
-from fedsim.fitness import personal, refuse_unfit
+from fedsim.fitness import exam, personal, refuse_unfit
 from fedsim.fleet import Fleet
 from fedsim.hostility import Hostility
 from fedsim.models import initial_params, training_flops
@@ -139,6 +139,7 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     dataset = _dataset(arm, source, given["folders"], {} if loaded is None else loaded)
     parts = source.partition.split(dataset, clients, seed)
     given |= {"shape": dataset.shape, "classes": dataset.outputs, "vocabulary": len(dataset.vocabulary)}
+    given["outputs"] = dataset.outputs
     given |= {"clients": clients, "workers": clients, "jobs": keys.until.versions, "versions": keys.until.versions}
     given |= {"labels": _label_distributions(dataset, parts)}
     model, params = initial_params(lambda: arm.build(given, "model"), seed)
@@ -193,7 +194,7 @@ def _evaluator(
         attack = replace(arm.build({}, "evaluate", "robust"), best=True)
         evaluator.robust = Robust(attack, trainer.plain, keys.seed)
     if keys.evaluate.exam is not None:
-        evaluator.exam = arm.build({"seed": keys.seed}, "evaluate", "exam")
+        evaluator.exam = exam(arm, model, dataset)
     if poisoning is not None:
         evaluator.aim_at(*poisoning.poison.aim(dataset.x_test, dataset.y_test))
     return evaluator

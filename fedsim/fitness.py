@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from fedsim.data import Dataset
 from fedsim.errors import ScenarioError
+from fedsim.exams import Exam
 from fedsim.models.normalisation import norms
-from fedsim.models.transformer import Transformer
-from fedsim.objectives import FedRBN, SparseAttention
+from fedsim.objectives import FedRBN
 from fedsim.optimizers.trial import check_optimizer
 from fedsim.personal import personal_names
 from fedsim.sources import Backpropagation, Eggroll
@@ -22,11 +23,21 @@ if TYPE_CHECKING:
 
 def refuse_unfit(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> None:
     """ScenarioError where something of a local step does not fit."""
-    refuse_attention(arm, local, model)
+    refuse_further(arm, local, dataset, model)
     refuse_objective(arm, local, dataset, model)
     refuse_rules(arm, local, dataset)
     refuse_unprotected(arm, local, model)
     refuse_optimizer(arm, local, Layout.of(model))
+
+
+def refuse_further(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> None:
+    """ScenarioError where a model gives more scores than are read, or fewer."""
+    wanted = dataset.outputs + (0 if local.objective is None else local.objective.further)
+    with torch.no_grad():
+        given = model(dataset.x[:1]).shape[1]
+    if given != wanted:
+        raise ScenarioError(f"{arm.place(('model',))}: model: {arm.keys.model.name} gives {given} scores, where "
+                            f"{wanted} are read, {wanted - dataset.outputs} of them beside outputs")  # fmt: skip
 
 
 def refuse_objective(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> None:
@@ -51,25 +62,6 @@ def refuse_objective(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -
                             f"{objective.discloses}, which local.private gives no noise")  # fmt: skip
 
 
-def refuse_attention(arm: Arm, local: Any, model: nn.Module) -> None:
-    """ScenarioError where what transformers have beside scores of classes is asked of others, or taken for scores."""
-    exam = arm.keys.evaluate.exam
-    asked = {
-        ("local", "objective"): isinstance(local.objective, SparseAttention),
-        ("evaluate", "exam"): exam is not None and exam.name == "attention",
-    }
-    if not isinstance(model, Transformer):
-        for path in [path for path, wanted in asked.items() if wanted]:
-            raise ScenarioError(f"{arm.place(path)}: {'.'.join(path)}: only a transformer has sparse attention")
-    elif not asked["local", "objective"]:
-        raise ScenarioError(f"{arm.place(('local', 'objective'))}: local.objective: a transformer gives more than "
-                            "scores of classes, which sparse_attention alone can learn from")  # fmt: skip
-    elif getattr(local.control, "classes", False):
-        name = arm.keys.local.control.name
-        raise ScenarioError(f"{arm.place(('local', 'control'))}: local.control: {name} takes all that a transformer "
-                            "gives for scores of classes")  # fmt: skip
-
-
 def personal(arm: Arm, local: Any, model: nn.Module) -> tuple[str, ...]:
     """The parameters that stay with clients, by name. ScenarioError if there are no such, or no others."""
     try:
@@ -78,12 +70,27 @@ def personal(arm: Arm, local: Any, model: nn.Module) -> tuple[str, ...]:
         raise ScenarioError(f"{arm.place(('local', 'personal'))}: local.personal: {error}") from None
 
 
+@torch.no_grad()
+def exam(arm: Arm, model: nn.Module, dataset: Dataset) -> Exam:
+    """What else models are to be asked. ScenarioError if this one cannot be."""
+    made = arm.build({"seed": arm.keys.seed}, "evaluate", "exam")
+    try:
+        made.refuse(model, dataset)
+    except ValueError as error:
+        raise ScenarioError(f"{arm.place(('evaluate', 'exam'))}: evaluate.exam: {error}") from None
+    return made
+
+
 def refuse_rules(arm: Arm, local: Any, dataset: Dataset) -> None:
-    """ScenarioError where steps are to be as long as scores of classes allow, and there are no classes."""
+    """ScenarioError where steps are to be as long as scores of classes allow, and there are none, or others too."""
     for key in ("schedule", "control"):
         if getattr(getattr(local, key), "classes", False) and not dataset.has_classes:
             raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: {getattr(arm.keys.local, key).name} is for "
                                 "classes, which these data do not have")  # fmt: skip
+    if getattr(local.control, "classes", False) and local.objective is not None and local.objective.further:
+        name = arm.keys.local.control.name
+        raise ScenarioError(f"{arm.place(('local', 'control'))}: local.control: {name} takes all that a model gives "
+                            "for scores of classes, but this one gives further ones")  # fmt: skip
 
 
 def refuse_unprotected(arm: Arm, local: Any, model: nn.Module) -> None:

@@ -96,7 +96,7 @@ GIVEN = {
     "peers": ("clients", "seed"),
     "coding": ("workers", "jobs", "seed"),
     "codec": ("layout",),
-    "objective": ("labels", "clients", "seed"),
+    "objective": ("labels", "clients", "outputs", "shape", "seed"),
     "exam": ("seed",),
     "combiner": ("seed",),
     "defence": ("seed",),

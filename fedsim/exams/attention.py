@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedsim.data import Dataset
-from fedsim.models.transformer import LOOKS, MODES
+from fedsim.models.transformer import LOOKS, MODES, Transformer
 from fedsim.objectives.sparse_attention import NextCharacters, lessons
 
 CHUNK = 64
@@ -30,6 +30,11 @@ class Attention:
     """
 
     examples: Annotated[int, Field(ge=1)] = 512
+
+    def refuse(self, model: nn.Module, dataset: Dataset) -> None:
+        """See `Exam`."""
+        if not isinstance(model, Transformer):
+            raise ValueError("only a transformer has sparse attention")
 
     def grade(self, model: nn.Module, named: Mapping[str, Tensor], dataset: Dataset) -> dict[str, float]:
         """See `Exam`."""

@@ -14,17 +14,17 @@ def visible(q: Tensor, k: Tensor, block: int, blocks: int) -> Tensor:
     """Which tokens each query attends to where attention is sparse, bool (B, H, T, T).
 
     Causal, within `blocks` blocks of `block` tokens: its own one always, and those complete ones before it whose mean
-    keys it scores highest. There is no gradient. The authors add up the softmax of these scores over the heads that
-    share keys; here every head has its own, and the order of a softmax is that of its scores.
+    keys it scores highest; there is no gradient. Where fewer came before, later ones fill up, which nobody sees. The
+    authors add up the softmax of these scores over the heads that share keys; here every head has its own, and the
+    order of a softmax is that of its scores.
     """
     length = q.shape[2]
     complete, own = length // block, torch.arange(length, device=q.device) // block
     every = torch.arange(-(-length // block), device=q.device)
     pooled = k.detach()[:, :, : complete * block].unflatten(2, (complete, block)).mean(3)
-    past = every < own.unsqueeze(1)
-    scores = (q.detach() @ pooled.mT).masked_fill(~past[:, :complete], -torch.inf)
-    best = scores.topk(min(blocks - 1, complete), dim=-1).indices
-    chosen = (best.unsqueeze(-1) == every).any(-2) & past | (every == own.unsqueeze(1))
+    past = every[:complete] < own.unsqueeze(1)
+    best = (q.detach() @ pooled.mT).masked_fill(~past, -torch.inf).topk(min(blocks - 1, complete), dim=-1).indices
+    chosen = (best.unsqueeze(-1) == every).any(-2) | (every == own.unsqueeze(1))
     return chosen.repeat_interleave(block, dim=-1)[..., :length] & causal(length, q)
 
 
@@ -40,11 +40,9 @@ def weights(q: Tensor, k: Tensor, seen: Tensor) -> Tensor:
 
 def alignment(full: Tensor, sparse: Tensor) -> Tensor:
     """How far two outputs (B, ...) are apart, (B,): each is drawn to the other as it stands, so that both move."""
-    pulls = (
-        smooth_l1_loss(full, sparse.detach(), reduction="none"),
-        smooth_l1_loss(full.detach(), sparse, reduction="none"),
-    )
-    return (pulls[0] + pulls[1]).flatten(1).mean(1)
+    pulled = smooth_l1_loss(full, sparse.detach(), reduction="none")
+    pulling = smooth_l1_loss(full.detach(), sparse, reduction="none")
+    return (pulled + pulling).flatten(1).mean(1)
 
 
 def dropped(full: Tensor, seen: Tensor) -> Tensor:

@@ -34,6 +34,11 @@ class Adversarial(PGD):
     remembers: ClassVar[bool] = False
 
     @property
+    def further(self) -> int:
+        """See `Objective`."""
+        return 0
+
+    @property
     def effort(self) -> float:
         """See `Objective`: the attack, and a training."""
         return 1.0 + self.price

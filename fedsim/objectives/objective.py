@@ -66,6 +66,11 @@ class Objective(Protocol):
     """Whether a training depends on what the client's last one has left in the memory of its steps."""
 
     @property
+    def further(self) -> int:
+        """How many scores it reads beside those of outputs."""
+        ...
+
+    @property
     def effort(self) -> float:
         """What a step costs, in plain trainings on its examples: forward is a third, back to the input another."""
         ...
@@ -96,6 +101,11 @@ class Plain:
     losses: ClassVar[int] = 1
     discloses: ClassVar[str | None] = None
     remembers: ClassVar[bool] = False
+
+    @property
+    def further(self) -> int:
+        """See `Objective`."""
+        return 0
 
     @property
     def effort(self) -> float:

@@ -28,7 +28,17 @@ class SparseAttention(Plain):
     attention: Literal["full", "sparse", "random"] = "random"
     alignment: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 10.0
 
+    outputs: int
+    """How many characters there are, given by the run."""
+    shape: tuple[int, ...]
+    """Of an example, given by the run."""
+
     classes: ClassVar[bool] = True
+
+    @property
+    def further(self) -> int:
+        """See `Objective`: of characters after all others but the last, and what attention does."""
+        return self.outputs * (self.shape[0] - 1) + len(LOOKS)
 
     def terms(self, step: Step) -> Sequence[Term]:
         """See `Objective`."""
