@@ -41,13 +41,17 @@ class Replaying:
     """The server's."""
 
     def __call__(self, tasks: Sequence[LocalTask]) -> list[LocalResult]:
-        """What the server has of them; a client with nothing to do sends nothing."""
+        """What the server has of them."""
         results = self.train(tasks)
-        messages = [{name: found.written[name] for name in (SCORES,) if task.steps}
-                    for task, found in zip(tasks, results, strict=True)]  # fmt: skip
-        replayed = self.replay([replace(task, kept=ClientState(own=message))
-                                for task, message in zip(tasks, messages, strict=True)])  # fmt: skip
+        heard = [self.heard(task, found) for task, found in zip(tasks, results, strict=True)]
+        replayed = self.replay(heard)
         return [replace(found, delta=again.delta, written={}) for found, again in zip(results, replayed, strict=True)]
+
+    @staticmethod
+    def heard(task: LocalTask, found: LocalResult) -> LocalTask:
+        """The training as the server knows it: of the client it has the scores of its steps, if any, and no more."""
+        message = {SCORES: found.written[SCORES]} if task.steps else {}
+        return replace(task, kept=ClientState(own=message))
 
 
 def replayer(experiment: Experiment) -> Trainer:

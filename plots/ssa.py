@@ -20,7 +20,7 @@ FIGURE = Figure(
 )
 MODES = {"full": ("full", 0), "sparse": ("sparse", 0), "random": ("random", 0), "SSA": ("random", 10)}
 SEEDS = range(10 if FIGURE.full else 3)
-MEASURES = {"full_loss": "loss by full attention", "attention_gap": "loss by sparse minus by full attention",
+MEASURES = {"full_loss": "loss by full attention", "attention_gap": "loss by sparse minus full",
             "dropped_mass": "dropped mass", "entropy": "entropy of full attention, nats"}  # fmt: skip
 
 Runs = dict[tuple[str, int], fedsim.Run]

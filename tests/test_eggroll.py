@@ -18,11 +18,11 @@ from fedsim.gradients import ClosedForm, Single
 from fedsim.gradients.population import SIGNS, around, member, weighted, whole
 from fedsim.losses import CrossEntropy
 from fedsim.objectives import Plain, Step, Term
-from fedsim.replaying import replayer
+from fedsim.replaying import Replaying, replayer
 from fedsim.sources import Eggroll
 from fedsim.sources.eggroll import SCORES, shaped
 from fedsim.vector import Layout
-from fedsim.work import ClientState, LocalTask
+from fedsim.work import LocalTask
 
 Y = torch.arange(K * B).view(K, B) % 4
 RANKS = [1, 3, "full"]
@@ -246,8 +246,8 @@ def test_the_server_makes_the_very_change_that_was_trained(optimizer) -> None:
     trained = made.trainer(tasks)
     messages = [found.written.get(SCORES) for found in trained]
     assert [None if said is None else tuple(said.shape) for said in messages] == [(5 - k, 8) for k in range(5)] + [None]
-    sent = [replace(task, kept=ClientState(own={} if said is None else {SCORES: said.clone()}))
-            for task, said in zip(tasks, messages, strict=True)]  # fmt: skip
+    sent = [Replaying.heard(task, found) for task, found in zip(tasks, trained, strict=True)]
+    assert all(set(task.kept.own) <= {SCORES} and task.kept.optimizer == {} for task in sent)
     assert {said.dtype for said in messages if said is not None} == {torch.float32}
     for k, again in enumerate(replay(sent)):
         assert torch.equal(again.delta, trained[k].delta)
