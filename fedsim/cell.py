@@ -45,7 +45,9 @@ class Workload:
     down: int
     """Bytes from server to client: a model, and what else is sent along."""
     up: int
-    """Bytes from client to server."""
+    """Bytes from client to server, whatever it has done."""
+    up_step: int = 0
+    """Bytes from client to server for each of its local steps."""
     step: int | None = None
     """Bytes that tell a client of one server step, where it need not be sent whole models."""
     catch_up: CatchUp = "cheapest"
@@ -55,6 +57,10 @@ class Workload:
     def steps_at(self, client: int, version: int) -> int:
         """Local steps of a client that starts from this version."""
         return self.steps[client] if self.share is None else int(self.steps[client] * self.share(version))
+
+    def up_at(self, client: int, version: int) -> int:
+        """Bytes that it then sends."""
+        return self.up + self.up_step * self.steps_at(client, version)
 
     def seen_at(self, client: int, version: int) -> int:
         """Examples that it then looks at."""
@@ -75,7 +81,9 @@ def failing(fate: Fate, duration: int, nbytes: int, upload: Callable[[int], Step
 def round_trip(client: int, fleet: Fleet, work: Workload, carrier: Carrier) -> int:
     """Microseconds from starting a client at first to hearing of it, if nothing slows it down."""
     training = fleet.devices[client].training_time(work.seen[client], work.flops)
-    return carrier.foresee(SERVER, client, work.down) + training + carrier.foresee(client, SERVER, work.up)
+    return (
+        carrier.foresee(SERVER, client, work.down) + training + carrier.foresee(client, SERVER, work.up_at(client, 0))
+    )
 
 
 @dataclass
@@ -98,7 +106,7 @@ class Cell:
     ordinals: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int), init=False)
     kept: dict[int, Kept] = field(default_factory=dict, init=False)
     """What each client's last training has left with it; one that was cut short leaves nothing."""
-    uploads: dict[int, int] = field(default_factory=dict, init=False)
+    uploads: dict[tuple[int, int], int] = field(default_factory=dict, init=False)
     version: int = field(default=0, init=False)
     """The last one that was told of."""
     armed: int = field(default=0, init=False)
@@ -183,7 +191,7 @@ class Cell:
         self.trace.add(began, START, client, version)
         try:
             pending = yield from self.local(client, params, version, sent)
-            yield from self.upload(client, self.work.up)
+            yield from self.upload(client, self.work.up_at(client, version))
         except Cut as cut:
             self.lose(client, version, cut)
         else:
@@ -218,19 +226,21 @@ class Cell:
         duration = self.world.training_time(client, task.version, task.ordinal, seen, flops)
         fate = self.fleet.fate(client, task.ordinal)
         if fate is not None:
-            yield from failing(fate, duration, self.work.up, lambda nbytes: self.upload(client, nbytes))
-        due = self.clock.now + duration + self.upload_time(client)
+            nbytes = self.work.up_at(client, task.version)
+            yield from failing(fate, duration, nbytes, lambda nbytes: self.upload(client, nbytes))
+        due = self.clock.now + duration + self.upload_time(client, task.version)
         pending = self.world.executor.submit(task, due, self.kept.get(client))
         yield duration
         if self.keeps:
             self.kept[client] = pending.keep()
         return pending
 
-    def upload_time(self, client: int) -> int:
-        """Microseconds that the client's upload takes if nobody shares its way."""
-        if client not in self.uploads:
-            self.uploads[client] = self.world.carrier.foresee(self.whereabouts(client), self.place, self.work.up)
-        return self.uploads[client]
+    def upload_time(self, client: int, version: int) -> int:
+        """Microseconds that the upload of a client that starts from this version takes if nobody shares its way."""
+        nbytes = self.work.up_at(client, version)
+        if (client, nbytes) not in self.uploads:
+            self.uploads[client, nbytes] = self.world.carrier.foresee(self.whereabouts(client), self.place, nbytes)
+        return self.uploads[client, nbytes]
 
     def download(self, client: int, nbytes: int) -> Steps:
         """From server to client."""
@@ -250,7 +260,8 @@ class Cell:
         """The server hears of a client."""
         del self.jobs[update.client]
         staleness = self.aggregator.version - update.version
-        self.trace.add(self.clock.now, ARRIVE, update.client, update.version, self.work.up, staleness)
+        nbytes = self.work.up_at(update.client, update.version)
+        self.trace.add(self.clock.now, ARRIVE, update.client, update.version, nbytes, staleness)
         self.progress.arrived(staleness)
         self.act(self.aggregator.receive(update))
 

@@ -15,7 +15,7 @@ from fedsim.models.normalisation import norms
 from fedsim.objectives import FedRBN, Odice, Players
 from fedsim.optimizers.trial import check_optimizer
 from fedsim.personal import personal_names
-from fedsim.sources import Backpropagation, Game
+from fedsim.sources import Backpropagation, Eggroll, Game
 from fedsim.vector import Layout
 from fedsim.wiring import refuse_wire
 
@@ -67,6 +67,9 @@ def refuse_objective(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -
     if objective.losses > 1 and local.private is not None:
         raise ScenarioError(f"{place}: local.objective: {name} adds up {objective.losses} losses, each of which "
                             "local.private would clip by itself")  # fmt: skip
+    if isinstance(objective, FedRBN) and isinstance(local.source, Eggroll):
+        raise ScenarioError(f"{place}: local.objective: {name} has two batches a step, whose statistics a population "
+                            "would take for one's")  # fmt: skip
     if objective.discloses and local.private is not None:
         raise ScenarioError(f"{place}: local.objective: with {name} every gradient of a client depends on "
                             f"{objective.discloses}, which local.private gives no noise")  # fmt: skip
@@ -92,11 +95,15 @@ def exam(arm: Arm, model: nn.Module, dataset: Dataset) -> Exam:
 
 
 def refuse_rules(arm: Arm, local: Any, dataset: Dataset) -> None:
-    """ScenarioError where steps are to be as long as scores of classes allow, and there are no classes."""
+    """ScenarioError where steps are to be as long as scores of classes allow, and there are none, or others too."""
     for key in ("schedule", "control"):
         if getattr(getattr(local, key), "classes", False) and not dataset.has_classes:
             raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: {getattr(arm.keys.local, key).name} is for "
                                 "classes, which these data do not have")  # fmt: skip
+    if getattr(local.control, "classes", False) and local.objective is not None and local.objective.further:
+        name = arm.keys.local.control.name
+        raise ScenarioError(f"{arm.place(('local', 'control'))}: local.control: {name} takes all that a model gives "
+                            "for scores of classes, but this one gives further ones")  # fmt: skip
 
 
 def refuse_unprotected(arm: Arm, local: Any, model: nn.Module) -> None:

@@ -122,6 +122,8 @@ class Wire:
 
     codec: Any = "none"
     """How clients write their changes."""
+    up: Literal["change", "scores"] = "change"
+    """Whether clients send changes, or the scores of their steps, by which the server replays their trainings."""
     down: Literal["model", "step"] = "model"
     """Whether the server sends models, or tells of its steps in the form of the clients' own messages."""
     catch_up: CatchUp = "cheapest"

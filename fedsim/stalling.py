@@ -141,7 +141,7 @@ class OfServer:
     @property
     def uploading(self) -> int:
         """Microseconds."""
-        return self.cell.upload_time(self.client)
+        return self.cell.upload_time(self.client, self.version)
 
     def limit(self) -> Generator[Moment, None, int | None]:
         """The round's deadline."""

@@ -227,7 +227,7 @@ class Trainer:
             delta, own = self.personal.withheld(end[k], task.params)
             written = memories[k] if self.remembers else {}
             kept = ClientState(drift, remembered[k], steps=notes.kept(k, task), personal=own, own=written)
-            results.append(LocalResult(delta, loss, square_loss, kept, extra))
+            results.append(LocalResult(delta, loss, square_loss, kept, extra, written=memories[k]))
         return results
 
 

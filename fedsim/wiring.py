@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fedsim.eavesdropping import Eavesdropper, eavesdropper
 from fedsim.errors import ScenarioError
 from fedsim.network import policy_of
+from fedsim.replaying import Replaying, check_replay, replayer, score_bytes
 from fedsim.wire.agreement import ID
 from fedsim.wire.codec import Codec, Plain
 from fedsim.wire.fixed_point import FixedPoint
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from fedsim.cell import Workload
     from fedsim.experiment import Experiment
     from fedsim.scenario import Arm
+    from fedsim.training import Trainer
 
 Train = Callable[[Sequence[Any]], list[LocalResult]]
 
@@ -67,6 +69,8 @@ class Wire:
     """Whether nothing at all is done."""
     catch_up: Any = "cheapest"
     eavesdropper: Eavesdropper | None = None
+    replay: Trainer | None = None
+    """By which the server makes changes of scores; None: changes are what travels."""
 
     @classmethod
     def of(cls, experiment: Experiment, aggregator: Aggregator) -> Wire:
@@ -85,6 +89,8 @@ class Wire:
             return cls(codec, privacy, layout.size, own is not None, plain, eavesdropper=listener)
         if own is not None and keys.codec.name != "none":
             raise ScenarioError(f"{arm.place(('wire', 'codec'))}: wire.codec: this aggregator has its own messages")
+        if keys.up == "scores":
+            check_replay(experiment, aggregator)
         codec = own or arm.build(experiment.given, "wire", "codec")
         clip = None if keys.clip is None else arm.build({}, "wire", "clip")
         noise = None if keys.noise is None else arm.build({}, "wire", "noise")
@@ -94,7 +100,8 @@ class Wire:
             codec = Masked(codec, FixedPoint(secure.bits, secure.bound, arm.keys.fleet.clients))
         privacy = Privacy(seed, layout, clip, noise, aggregator.expected or 1.0)
         wire = cls(codec, privacy, layout.size, keys.down == "step" or own is not None, plain=False,
-                   catch_up=keys.catch_up, eavesdropper=eavesdropper(experiment, codec, privacy))  # fmt: skip
+                   catch_up=keys.catch_up, eavesdropper=eavesdropper(experiment, codec, privacy),
+                   replay=replayer(experiment) if keys.up == "scores" else None)  # fmt: skip
         for path, why in wire.faults(aggregator):
             raise ScenarioError(f"{arm.place(('wire', path))}: wire.{path}: {why}")
         if clip is not None:
@@ -144,6 +151,8 @@ class Wire:
 
     def carry(self, train: Train) -> Train:
         """Local training whose results have travelled."""
+        if self.replay is not None:
+            return Replaying(train, self.replay)
         overhear = self.eavesdropper.overhear if self.eavesdropper else None
         return train if self.plain else Sending(train, self.codec, self.privacy.seed, self.privacy, overhear)
 
@@ -155,6 +164,8 @@ class Wire:
         """With the bytes of messages in place of one of the vectors that go up, and perhaps of steps that come down."""
         if self.plain:
             return work
+        if self.replay is not None:
+            return replace(work, up=0, up_step=score_bytes(self.replay))
         nbytes = self.codec.nbytes(self.size) + (ID if isinstance(self.codec, Masked) else 0)
         step = self.codec.step_bytes(self.size) if self.steps else None
         return replace(work, up=work.up - 4 * self.size + nbytes, step=step, catch_up=self.catch_up)

@@ -81,6 +81,8 @@ class LocalResult:
     """What goes up beside the change, flat (P,)."""
     within: bool | None = None
     """Whether the change did not have to be clipped; None: nobody looked."""
+    written: Mapping[str, Tensor] = field(default_factory=dict)
+    """What an objective or a source of gradients has written down at its steps."""
 
     def result(self) -> LocalResult:
         """Itself: numbers that are there can be asked for like pending ones."""

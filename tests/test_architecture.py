@@ -68,6 +68,7 @@ NUMBERS = [
     "objectives",
     "personal",
     "own_models",
+    "replaying",
     "sources",
     "steps",
     "combiners",

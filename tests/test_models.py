@@ -26,21 +26,23 @@ SHAPES = {
     "resnet": ((3, 16, 16), {"width": 8}),
     "low_rank": ((3, 10), {"rank": 2}),
     "char_lstm": ((9,), {"vocabulary": 30, "hidden": 16}),
+    "transformer": ((9,), {"vocabulary": 10, "width": 8, "block": 4}),
 }
 
 
 def example(name: str, batch: int) -> torch.Tensor:
     shape, _ = SHAPES[name]
-    return torch.arange(batch * math.prod(shape)).reshape(batch, *shape) % 30 * (1 if name == "char_lstm" else 0.1)
+    numbers = torch.arange(batch * math.prod(shape)).reshape(batch, *shape)
+    return numbers % 10 if name in ("char_lstm", "transformer") else numbers % 30 * 0.1
 
 
 def build(name: str) -> nn.Module:
     shape, arguments = SHAPES[name]
-    return MODELS[name](shape, outputs(name), **arguments)
+    return MODELS[name](shape, 1 if name == "two_layer_relu" else 10, **arguments)
 
 
 def outputs(name: str) -> int:
-    return 1 if name == "two_layer_relu" else 10
+    return {"two_layer_relu": 1, "transformer": 10 * 9 + 3}.get(name, 10)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fedsim.exams.attention import Attention
 from fedsim.exams.exam import Exam
 from fedsim.exams.generated import Generated
 from fedsim.exams.guided import Guided
@@ -15,6 +16,7 @@ EXAMS: dict[str, Callable[..., Exam]] = {
     "paths": Paths,
     "guided": Guided,
     "generated": Generated,
+    "attention": Attention,
 }
 
-__all__ = ["EXAMS", "Exam"]
+__all__ = ["EXAMS", "Attention", "Exam"]

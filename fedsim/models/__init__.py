@@ -23,6 +23,7 @@ from fedsim.models.dense import logistic, mlp, two_layer_relu
 from fedsim.models.gan import gan
 from fedsim.models.low_rank import low_rank
 from fedsim.models.text import char_lstm
+from fedsim.models.transformer import transformer
 from fedsim.vector import Layout
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -38,6 +39,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "two_layer_relu": two_layer_relu,
     "low_rank": low_rank,
     "char_lstm": char_lstm,
+    "transformer": transformer,
 }
 
 

@@ -11,6 +11,7 @@ from fedsim.objectives.odice import Odice
 from fedsim.objectives.pgd import PGD
 from fedsim.objectives.players import Players
 from fedsim.objectives.propagated import FedRBN
+from fedsim.objectives.sparse_attention import SparseAttention
 from fedsim.objectives.term import Term
 from fedsim.objectives.together import Together
 
@@ -22,6 +23,7 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "together": Together,
     "odice": Odice,
     "players": Players,
+    "sparse_attention": SparseAttention,
 }
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "Odice",
     "Plain",
     "Players",
+    "SparseAttention",
     "Step",
     "Term",
     "Together",
