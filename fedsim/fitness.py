@@ -12,6 +12,7 @@ from fedsim.models.normalisation import norms
 from fedsim.objectives import FedRBN
 from fedsim.optimizers.trial import check_optimizer
 from fedsim.personal import personal_names
+from fedsim.probes import Continual
 from fedsim.sources import Backpropagation
 from fedsim.vector import Layout
 
@@ -23,6 +24,7 @@ def refuse_unfit(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> No
     """ScenarioError where something of a local step does not fit."""
     refuse_objective(arm, local, dataset, model)
     refuse_rules(arm, local, dataset)
+    refuse_probe(arm, local, model)
     refuse_unprotected(arm, local, model)
     refuse_optimizer(arm, local, Layout.of(model))
 
@@ -60,6 +62,17 @@ def refuse_rules(arm: Arm, local: Any, dataset: Dataset) -> None:
         if getattr(getattr(local, key), "classes", False) and not dataset.has_classes:
             raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: {getattr(arm.keys.local, key).name} is for "
                                 "classes, which these data do not have")  # fmt: skip
+
+
+def refuse_probe(arm: Arm, local: Any, model: nn.Module) -> None:
+    """ScenarioError where a probe cannot look at these data, or at this model."""
+    if local.probe is None:
+        return
+    faults = [local.probe.lacks] if local.probe.lacks else []
+    if isinstance(local.probe, Continual) and norms(model):
+        faults.append("judges models without BatchNorm, which takes its statistics of whatever batch it is judged on")
+    for why in faults:
+        raise ScenarioError(f"{arm.place(('local', 'probe'))}: local.probe: {arm.keys.local.probe.name} {why}")
 
 
 def refuse_unprotected(arm: Arm, local: Any, model: nn.Module) -> None:

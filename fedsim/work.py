@@ -81,6 +81,8 @@ class LocalResult:
     """What goes up beside the change, flat (P,)."""
     within: bool | None = None
     """Whether the change did not have to be clipped; None: nobody looked."""
+    probed: Mapping[str, np.ndarray] | None = None
+    """What a probe saw while it trained, a table by column; None: there was none."""
 
     def result(self) -> LocalResult:
         """Itself: numbers that are there can be asked for like pending ones."""

@@ -9,7 +9,7 @@ from typing import Protocol
 from fedsim.data.dataset import Dataset
 from fedsim.data.folders import data_folders
 from fedsim.data.images import Cifar10, Digits, FashionMnist, Mnist
-from fedsim.data.in_turn import PermutedDigits
+from fedsim.data.in_turn import PermutedDigits, SplitDigits
 from fedsim.data.partitions import Dirichlet, Iid, LabelSwap, Natural, Partition, Parts, Shards
 from fedsim.data.points import Points
 from fedsim.data.replacement import Resampled, WithReplacement
@@ -44,6 +44,7 @@ DATA: dict[str, type[Source]] = {
     "points": Points,
     "separated": Separated,
     "permuted_digits": PermutedDigits,
+    "split_digits": SplitDigits,
 }
 
 PARTITIONS: dict[str, type[Partition]] = {
@@ -78,6 +79,7 @@ __all__ = [
     "Shakespeare",
     "Shards",
     "Source",
+    "SplitDigits",
     "WithReplacement",
     "data_folders",
 ]

@@ -9,6 +9,7 @@ from fedsim.objectives.divergent import CalFAT, Trades
 from fedsim.objectives.objective import Objective, Plain, Step
 from fedsim.objectives.pgd import PGD
 from fedsim.objectives.propagated import FedRBN
+from fedsim.objectives.replay import Replay
 from fedsim.objectives.term import Term
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
@@ -16,6 +17,19 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "trades": Trades,
     "calfat": CalFAT,
     "fedrbn": FedRBN,
+    "replay": Replay,
 }
 
-__all__ = ["OBJECTIVES", "PGD", "Adversarial", "CalFAT", "FedRBN", "Objective", "Plain", "Step", "Term", "Trades"]
+__all__ = [
+    "OBJECTIVES",
+    "PGD",
+    "Adversarial",
+    "CalFAT",
+    "FedRBN",
+    "Objective",
+    "Plain",
+    "Replay",
+    "Step",
+    "Term",
+    "Trades",
+]

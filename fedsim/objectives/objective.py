@@ -96,7 +96,11 @@ class Plain:
     losses: ClassVar[int] = 1
     discloses: ClassVar[str | None] = None
     remembers: ClassVar[bool] = False
-    effort: ClassVar[float] = 1.0
+
+    @property
+    def effort(self) -> float:
+        """See `Objective`."""
+        return 1.0
 
     def effort_of(self, client: int) -> float:
         """See `Objective`."""

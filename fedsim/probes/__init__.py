@@ -1,0 +1,12 @@
+"""What is looked at inside local trainings, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fedsim.probes.continual import Continual
+from fedsim.probes.probe import Probe, Sightings
+
+PROBES: dict[str, Callable[..., Probe]] = {"continual": Continual}
+
+__all__ = ["PROBES", "Continual", "Probe", "Sightings"]
