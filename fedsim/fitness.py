@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from fedsim.data import Dataset
 from fedsim.errors import ScenarioError
 from fedsim.models.normalisation import norms
-from fedsim.objectives import FedRBN
+from fedsim.objectives import FedRBN, Tent
+from fedsim.optimizers import Recipe
 from fedsim.optimizers.trial import check_optimizer
 from fedsim.personal import personal_names
 from fedsim.probes import Continual
-from fedsim.sources import Backpropagation
+from fedsim.sources import Backpropagation, Sar
 from fedsim.vector import Layout
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 def refuse_unfit(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> None:
     """ScenarioError where something of a local step does not fit."""
     refuse_objective(arm, local, dataset, model)
+    refuse_source(arm, local)
     refuse_rules(arm, local, dataset)
     refuse_probe(arm, local, model)
     refuse_unprotected(arm, local, model)
@@ -43,9 +46,30 @@ def refuse_objective(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -
         raise ScenarioError(
             f"{place}: local.objective: {name} has two batches a step, which a control would take for one"
         )
+    if isinstance(objective, Tent):
+        refuse_adaptation(arm, local)
     if objective.discloses and local.private is not None:
         raise ScenarioError(f"{place}: local.objective: with {name} every gradient of a client depends on "
                             f"{objective.discloses}, which local.private gives no noise")  # fmt: skip
+
+
+def refuse_adaptation(arm: Arm, local: Any) -> None:
+    """ScenarioError where more than what is each client's own would move."""
+    faults = {
+        "personal": ("tent adapts what stays with clients: say norms", local.personal is not None),
+        "optimizer_state": ("tent needs a fresh optimizer, as one that remembers would move what is not adapted",
+                            local.optimizer_state == "fresh"),
+        "optimizer": ("tent leaves alone what is not adapted: take sgd without decay", undecayed(local.optimizer)),
+    }  # fmt: skip
+    for key, (why, fine) in faults.items():
+        if not fine:
+            raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: {why}")
+
+
+def undecayed(optimizer: Any) -> bool:
+    """Whether it is SGD, and does not move what has no gradient."""
+    plain = isinstance(optimizer, Recipe) and optimizer.kind is torch.optim.SGD
+    return plain and not optimizer.arguments.get("weight_decay")
 
 
 def personal(arm: Arm, local: Any, model: nn.Module) -> tuple[str, ...]:
@@ -54,6 +78,13 @@ def personal(arm: Arm, local: Any, model: nn.Module) -> tuple[str, ...]:
         return personal_names(model, local.personal)
     except ValueError as error:
         raise ScenarioError(f"{arm.place(('local', 'personal'))}: local.personal: {error}") from None
+
+
+def refuse_source(arm: Arm, local: Any) -> None:
+    """ScenarioError where a source is not for what clients minimise."""
+    if isinstance(local.source, Sar) and not isinstance(local.objective, Tent):
+        raise ScenarioError(f"{arm.place(('local', 'source'))}: local.source: sar adapts without labels: it is for "
+                            "objective tent")  # fmt: skip
 
 
 def refuse_rules(arm: Arm, local: Any, dataset: Dataset) -> None:

@@ -98,6 +98,7 @@ GIVEN = {
     "peers": ("clients", "seed"),
     "coding": ("workers", "jobs", "seed"),
     "codec": ("layout",),
+    "source": ("classes",),
     "objective": ("labels", "clients", "seed", "tasks"),
     "exam": ("seed",),
     "probe": ("seed", "dataset", "parts"),

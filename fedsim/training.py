@@ -21,10 +21,11 @@ from fedsim.models import check_trainable
 from fedsim.objectives import FedRBN, Objective, Plain, Step
 from fedsim.optimizers.addressed import Addressed
 from fedsim.optimizers.memory import Memory, StackMemory, check_memory, likeness
+from fedsim.optimizers.retake import Retake
 from fedsim.personal import Personal
 from fedsim.probes import Probe, Sightings
 from fedsim.rng import stream
-from fedsim.sources import PLAIN, Source
+from fedsim.sources import PLAIN, Retaking, Source
 from fedsim.steps.rule import Learning, Notes, Proposal, Rule, taken
 from fedsim.vector import Layout
 from fedsim.wire.examples import ExampleNoise
@@ -136,7 +137,7 @@ class Trainer:
         return [results[place] for place in range(len(tasks))]
 
     def _stacks(self, tasks: Sequence[LocalTask]) -> Iterator[list[int]]:
-        """Places of those that train together, in batches of one size and from memories that are alike.
+        """Places of those that train together, in batches of one size, in one phase and from memories alike.
 
         Longest first, so that the finished are a tail.
         """
@@ -145,8 +146,9 @@ class Trainer:
             held = len(self.parts.indices[tasks[place].client])
             if not held and tasks[place].steps:
                 raise ValueError(f"client {tasks[place].client} has no examples to train on")
-            alike[min(self.batch, held), likeness(tasks[place].kept.optimizer)].append(place)
-        for (size, _), places in alike.items():
+            phase = self.objective.phase(tasks[place])
+            alike[min(self.batch, held), phase, likeness(tasks[place].kept.optimizer)].append(place)
+        for (size, *_), places in alike.items():
             numbers = size * tasks[places[0]].steps * self.y[:1].numel()
             most = min(self.cohort, max(1, VISITS // max(1, numbers)))
             for stack in np.array_split(places, -(-len(places) // most)):
@@ -178,7 +180,7 @@ class Trainer:
             if self.poisoning:
                 x, y = self.poisoning.spoiled(x, y, tasks)
             now = Step(self.gradients, params, x, y, own, tasks[:active], step, self.seed, self.layout,
-                       rows[step, :active], self.look_up, memories[:active])  # fmt: skip
+                       rows[step, :active], self.look_up, memories[:active], self.personal.names)  # fmt: skip
             sightings.before(now)
             terms = self.objective.terms(now)
             grads, losses[step, :active] = self.source.gradients(now, terms)
@@ -189,6 +191,7 @@ class Trainer:
             before = {name: tensor.clone() for name, tensor in params.items()} if self.rules else {}
             for tensor, name in zip(moved, params, strict=True):
                 tensor.grad = grads[name].reshape(tensor.shape)
+            retake = Retake(optimizer, params) if isinstance(self.source, Retaking) else None
             optimizer.step()
             for rule in self.rules:
                 change = {name: tensor - before[name] for name, tensor in params.items()}
@@ -196,6 +199,8 @@ class Trainer:
                 notes.add(rule, proposal)
                 for name, after in taken(proposal, rule.factors(proposal)).items():
                     params[name].copy_(after)
+            if retake is not None and isinstance(self.source, Retaking):
+                self.source.after(now, terms, retake)
             sightings.after(now)
             grads.clear()
             optimizer.zero_grad()  # frees them, so that the next ones are written where they were

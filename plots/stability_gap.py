@@ -16,11 +16,11 @@ from fedsim import continual
 FIGURE = Figure(
     "The stability gap: continual evaluation of experience replay, step by step",
     "Setting: ours; the paper (De Lange et al., ICLR 2023) learns split MNIST and others on one machine. Digits in "
-    "five tasks of two classes, one head; FedAvg, 5 clients, an MLP 64-100-10, batches of 20, 150 local steps a task: "
-    "in 10 rounds of 15, or as one training. Replay: 20 examples of each old task with each client, 0.3 for the new "
-    "batch (the paper's weight). A probe judges 60 test examples of each task at every step; minima are over all of them. "
-    "Unlike labels: no tasks, each client has about two classes, FedAvg of 15 steps. WF10 is the largest fall within "
-    "10 looks. Bounds after a pilot of two other seeds. Full: ten seeds for five.",
+    "five tasks of two classes, one head; FedAvg, 5 clients, an MLP 64-100-10, batches of 20, 150 local steps a "
+    "task: in 10 rounds of 15, or as one training. Replay: 20 examples of each old task with each client, 0.3 for "
+    "the new batch (the paper's weight). A probe judges 60 test examples of each task at every step; minima are "
+    "over all of them. Unlike labels: no tasks, each client has about two classes, FedAvg of 15 steps. WF10 is the "
+    "largest fall within 10 looks. Bounds after a pilot of two other seeds. Full: ten seeds for five.",
 )
 SEEDS = range(10 if FIGURE.full else 5)
 TASKS, STEPS, ROUNDS = 5, 150, 10
@@ -132,9 +132,9 @@ def draw(runs: Runs) -> Drawing:
         mean = np.mean([of_servers(runs["replay", seed], task) for seed in SEEDS], 0)
         taken = STEPS // ROUNDS * np.arange(len(mean))
         grid[0, 1].plot(taken[task * ROUNDS :], mean[task * ROUNDS :], "o", color=f"C{task}", markersize=2.5)
-    grid[0, 0].legend(title="on task", ncols=5, fontsize=7)
-    grid[0, 1].plot([], [], "o", color="grey", markersize=2.5, label="the server's models, all test examples")
-    grid[0, 1].legend(fontsize=7)
+    grid[0, 0].legend(title="on task", ncols=5, fontsize=7, loc="lower left")
+    [mark] = grid[0, 1].plot([], [], "o", color="grey", markersize=2.5)
+    grid[0, 1].legend([mark], ["the server's models, on all test examples"], fontsize=7, loc="lower left")
     bars(grid[1, 0], runs)
     inside(grid[1, 1], runs)
     return drawing

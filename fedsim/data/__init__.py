@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fedsim.data.dataset import Dataset
+from fedsim.data.drifting import DriftingDigits
 from fedsim.data.folders import data_folders
 from fedsim.data.images import Cifar10, Digits, FashionMnist, Mnist
 from fedsim.data.in_turn import PermutedDigits, SplitDigits
@@ -45,6 +46,7 @@ DATA: dict[str, type[Source]] = {
     "separated": Separated,
     "permuted_digits": PermutedDigits,
     "split_digits": SplitDigits,
+    "drifting_digits": DriftingDigits,
 }
 
 PARTITIONS: dict[str, type[Partition]] = {
@@ -64,6 +66,7 @@ __all__ = [
     "Dataset",
     "Digits",
     "Dirichlet",
+    "DriftingDigits",
     "FashionMnist",
     "HeartDisease",
     "Iid",

@@ -10,6 +10,7 @@ from fedsim.objectives.objective import Objective, Plain, Step
 from fedsim.objectives.pgd import PGD
 from fedsim.objectives.propagated import FedRBN
 from fedsim.objectives.replay import Replay
+from fedsim.objectives.tent import Tent
 from fedsim.objectives.term import Term
 
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
@@ -18,6 +19,7 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "calfat": CalFAT,
     "fedrbn": FedRBN,
     "replay": Replay,
+    "tent": Tent,
 }
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "Plain",
     "Replay",
     "Step",
+    "Tent",
     "Term",
     "Trades",
 ]

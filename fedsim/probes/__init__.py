@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fedsim.probes.continual import Continual
+from fedsim.probes.online import Online
 from fedsim.probes.probe import Probe, Sightings
 
-PROBES: dict[str, Callable[..., Probe]] = {"continual": Continual}
+PROBES: dict[str, Callable[..., Probe]] = {"continual": Continual, "online": Online}
 
-__all__ = ["PROBES", "Continual", "Probe", "Sightings"]
+__all__ = ["PROBES", "Continual", "Online", "Probe", "Sightings"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from fedsim.sources.sar import Sar
 from fedsim.sources.sharpness import Sharpness
-from fedsim.sources.source import PLAIN, Backpropagation, Source
+from fedsim.sources.source import PLAIN, Backpropagation, Retaking, Source
 
-SOURCES: dict[str, Callable[..., Source]] = {"backpropagation": Backpropagation, "sam": Sharpness}
+SOURCES: dict[str, Callable[..., Source]] = {"backpropagation": Backpropagation, "sam": Sharpness, "sar": Sar}
 
-__all__ = ["PLAIN", "SOURCES", "Backpropagation", "Source"]
+__all__ = ["PLAIN", "SOURCES", "Backpropagation", "Retaking", "Sar", "Source"]
