@@ -14,8 +14,8 @@ from fedsim.objectives import FedRBN, Tent
 from fedsim.optimizers import Recipe
 from fedsim.optimizers.trial import check_optimizer
 from fedsim.personal import personal_names
-from fedsim.probes import Continual
-from fedsim.sources import Backpropagation, Sar
+from fedsim.probes import Cleaning, Continual
+from fedsim.sources import Backpropagation, BoRep, Sar
 from fedsim.vector import Layout
 
 if TYPE_CHECKING:
@@ -85,6 +85,20 @@ def refuse_source(arm: Arm, local: Any) -> None:
     if isinstance(local.source, Sar) and not isinstance(local.objective, Tent):
         raise ScenarioError(f"{arm.place(('local', 'source'))}: local.source: sar adapts without labels: it is for "
                             "objective tent")  # fmt: skip
+    if isinstance(local.source, BoRep):
+        refuse_cleaning(arm, local)
+
+
+def refuse_cleaning(arm: Arm, local: Any) -> None:
+    """ScenarioError where models would move between their periods, or minimise something else."""
+    still = undecayed(local.optimizer) and not local.optimizer.arguments.get("momentum")
+    faults = {
+        "optimizer": ("borep's models stand still between periods: take sgd without momentum and decay", still),
+        "objective": ("borep weights the loss of the examples as they are", local.objective is None),
+    }
+    for key, (why, fine) in faults.items():
+        if not fine:
+            raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: {why}")
 
 
 def refuse_rules(arm: Arm, local: Any, dataset: Dataset) -> None:
@@ -102,6 +116,8 @@ def refuse_probe(arm: Arm, local: Any, model: nn.Module) -> None:
     faults = [local.probe.lacks] if local.probe.lacks else []
     if isinstance(local.probe, Continual) and norms(model):
         faults.append("judges models without BatchNorm, which takes its statistics of whatever batch it is judged on")
+    if isinstance(local.probe, Cleaning) and not isinstance(local.source, BoRep):
+        faults.append("looks at the weights of source borep")
     for why in faults:
         raise ScenarioError(f"{arm.place(('local', 'probe'))}: local.probe: {arm.keys.local.probe.name} {why}")
 

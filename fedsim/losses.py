@@ -91,6 +91,20 @@ class SoftCrossEntropy:
         return losses, log_chance.exp_().sub_(y.mT).div_(y.shape[1]).mT
 
 
+class WeightedCrossEntropy:
+    """Cross-entropy to masses (outputs,) in place of a label: their sum is what an example weighs."""
+
+    def each(self, scores: Tensor, y: Tensor) -> Tensor:
+        """See `Loss`; y is (B, outputs)."""
+        return -(y * scores.log_softmax(1)).sum(1)
+
+    def slope(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Loss`; y is (K, B, outputs)."""
+        log_chance = scores.log_softmax(1)
+        losses = -(log_chance * y.mT).sum(1)
+        return losses, (log_chance.exp() * y.sum(2).unsqueeze(1) - y.mT).div(y.shape[1]).mT
+
+
 @dataclass(frozen=True)
 class Entropy:
     """Of the chances themselves, in [0, ln outputs]; slopes are those of the mean over examples below `bound` alone.

@@ -98,7 +98,7 @@ GIVEN = {
     "peers": ("clients", "seed"),
     "coding": ("workers", "jobs", "seed"),
     "codec": ("layout",),
-    "source": ("classes",),
+    "source": ("classes", "parts"),
     "objective": ("labels", "clients", "seed", "tasks"),
     "exam": ("seed",),
     "probe": ("seed", "dataset", "parts"),

@@ -11,6 +11,7 @@ from fedsim.data.drifting import DriftingDigits
 from fedsim.data.folders import data_folders
 from fedsim.data.images import Cifar10, Digits, FashionMnist, Mnist
 from fedsim.data.in_turn import PermutedDigits, SplitDigits
+from fedsim.data.noisy import Noisy
 from fedsim.data.partitions import Dirichlet, Iid, LabelSwap, Natural, Partition, Parts, Shards
 from fedsim.data.points import Points
 from fedsim.data.replacement import Resampled, WithReplacement
@@ -57,6 +58,7 @@ PARTITIONS: dict[str, type[Partition]] = {
     "label_swap": LabelSwap,
     "with_replacement": WithReplacement,
     "resampled": Resampled,
+    "noisy": Noisy,
 }
 
 __all__ = [
@@ -73,6 +75,7 @@ __all__ = [
     "LabelSwap",
     "Mnist",
     "Natural",
+    "Noisy",
     "Partition",
     "Parts",
     "PermutedDigits",
