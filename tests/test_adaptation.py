@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf, log
 
 import numpy as np
@@ -15,9 +16,12 @@ from fedsim.gradients import ClosedForm, Single
 from fedsim.gradients.norms import norms
 from fedsim.losses import Entropy
 from fedsim.models.dense import mlp
+from fedsim.objectives import Step, Tent
 from fedsim.optimizers.retake import Retake
 from fedsim.rng import stream
+from fedsim.sources import Sar
 from fedsim.sources.sharpness import higher
+from fedsim.vector import Layout
 from fedsim.work import LocalTask
 
 SCORES = torch.from_numpy(3 * stream(1, "scores").standard_normal((3, 6, 5)))
@@ -141,6 +145,49 @@ def test_where_nothing_is_reliable_nothing_moves() -> None:
     _, learnt = run(sar(reliable=0.0), until={"versions": 3})
     _, adapted = run(sar(reliable=0.0))
     assert all(torch.equal(left, right) for left, right in zip(owns(learnt), owns(adapted), strict=True))
+
+
+class Two:
+    """A source of gradients of one number a client, whose entropies are said beforehand: here, then higher up."""
+
+    def __init__(self, *entropies: list[float]) -> None:
+        self.entropies, self.counted = [torch.tensor([row]) for row in entropies], []
+
+    def __call__(self, params, x, y, loss, offset):
+        self.counted.append(y.tolist())
+        return {"w": torch.ones(1, 1)}, self.entropies[len(self.counted) - 1]
+
+
+def test_who_is_not_sure_here_does_not_count_there() -> None:
+    """With a bound of 1: of three, the first is sure in both looks, the second here alone, the third there alone."""
+    source, memory = Two([0.5, 0.9, 1.5], [0.4, 1.2, 0.3]), {}
+    rows = torch.zeros(1, 3, dtype=torch.int64)
+    step = Step(source, {"w": torch.zeros(1, 1)}, torch.zeros(1, 3, 1), rows, None, [], 0, 1,  # type: ignore[arg-type]
+                Layout(("w",), ((1,),)), rows, lambda rows: (rows, rows), [memory], ("w",))  # fmt: skip
+    [term] = Tent(since=0).terms(replace(step, tasks=[LocalTask(0, torch.zeros(1), 0, 1)]))
+    Sar(classes=10, reliable=1 / log(10)).gradients(step, [term])
+    assert source.counted == [[[1, 1, 1]], [[1, 1, 0]]]
+    assert int(memory["sure"]) == 1
+    assert float(memory["entropy"]) == pytest.approx(0.4)
+
+
+def test_a_step_without_anybody_sure_is_not_taken_by_momentum_either() -> None:
+    """Entropies above the bound from the second step on: the first step is all that is taken."""
+    made, _ = run(sar(reliable=inf, radius=0.0, reset=0.0), until={"versions": 1})
+    first = made.trainer([replace(task(made), steps=1)])[0].kept.personal
+    plain, looks = made.trainer.source.gradients, []
+
+    def lost(step, terms):
+        found = plain(step, terms)
+        looks.append(step.number)
+        if step.number:
+            step.memory[0]["sure"] = torch.tensor(0)
+            return {name: torch.zeros_like(part) for name, part in found[0].items()}, found[1]
+        return found
+
+    object.__setattr__(made.trainer.source, "gradients", lost)
+    assert torch.equal(made.trainer([task(made)])[0].kept.personal, first)
+    assert looks == [0, 1, 2, 3]
 
 
 def test_after_a_reset_they_are_what_they_were() -> None:
