@@ -215,6 +215,7 @@ class Cell:
     def arrived(self, client: int, version: int, began: int, pending: Deferred) -> Update:
         """What has just been uploaded by a client that was started at `began`."""
         pending.arrived = True
+        self.progress.heard(self.clock.now, pending)
         held, steps = self.work.held[client], self.work.steps_at(client, version)
         return Update(client, version, held, steps, self.clock.now - began, pending)
 

@@ -27,6 +27,7 @@ from fedsim.hostility import Hostility
 from fedsim.models import initial_params, training_flops
 from fedsim.objectives import FedRBN, Plain
 from fedsim.own_models import OwnModels
+from fedsim.probed import Probed
 from fedsim.progress import Progress
 from fedsim.rng import stream
 from fedsim.scenario import Arm
@@ -85,6 +86,8 @@ class Experiment:
             **hooks,
         )
         progress.patience += 100 * len(self.work.steps)
+        if self.trainer.probe is not None and not timing_only:
+            progress.probed = Probed()
         stage = Stage(self, trace, progress, select, timing_only)
         if self.arm.keys.peers is not None:
             return stage.swarm()
@@ -141,7 +144,8 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     given |= {"shape": dataset.shape, "classes": dataset.outputs, "vocabulary": len(dataset.vocabulary)}
     given["outputs"] = dataset.outputs
     given |= {"clients": clients, "workers": clients, "jobs": keys.until.versions, "versions": keys.until.versions}
-    given |= {"labels": _label_distributions(dataset, parts)}
+    given |= {"labels": _label_distributions(dataset, parts), "tasks": dataset.tasks}
+    given |= {"dataset": dataset, "parts": parts}
     model, params = initial_params(lambda: arm.build(given, "model"), seed)
     layout = given["layout"] = Layout.of(model)
     hostility = Hostility(arm, given)
@@ -178,7 +182,8 @@ def _trainer(
     try:
         return Trainer(model, dataset.x, dataset.y, parts, local.batch, local.optimizer, arm.keys.seed, keeps=kept,
                        private=local.private, objective=local.objective, poisoning=poisoning,
-                       source=local.source, rules=local.rules, personal=personal(arm, local, model))  # fmt: skip
+                       source=local.source, rules=local.rules, personal=personal(arm, local, model),
+                       probe=local.probe)  # fmt: skip
     except ValueError as error:
         raise ScenarioError(f"{arm.place(('local', 'optimizer_state'))}: local.optimizer_state: {error}") from None
 
@@ -238,8 +243,9 @@ def _workload(local: Any, sizes: Sequence[int], flops: float, nbytes: int) -> Wo
     objective = local.objective or Plain()
     source = local.source.effort(objective.losses)
     looks = (source - 1 + sum(rule.effort for rule in local.rules)) * objective.points
+    probe = local.probe.effort if local.probe else lambda steps, batch: 0.0
     seen = [
-        round(count * batch * (objective.effort_of(client) + looks))
+        round(count * batch * (objective.effort_of(client) + looks) + probe(count, batch))
         for client, (count, batch) in enumerate(zip(steps, batches, strict=True))
     ]
     share = None if local.shrink is None else partial(local.shrink.share, local.passes)

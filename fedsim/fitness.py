@@ -12,10 +12,12 @@ from fedsim.errors import ScenarioError
 from fedsim.exams import Exam
 from fedsim.models.gan import Gan
 from fedsim.models.normalisation import norms
-from fedsim.objectives import FedRBN, Odice, Players
+from fedsim.objectives import FedRBN, Odice, Players, Tent
+from fedsim.optimizers import Recipe
 from fedsim.optimizers.trial import check_optimizer
 from fedsim.personal import personal_names
-from fedsim.sources import Backpropagation, Eggroll, Game
+from fedsim.probes import Cleaning, Continual
+from fedsim.sources import Backpropagation, BoRep, Eggroll, Game, Sar
 from fedsim.vector import Layout
 from fedsim.wiring import refuse_wire
 
@@ -28,7 +30,9 @@ def refuse_unfit(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> No
     """ScenarioError where something of a local step does not fit."""
     refuse_further(arm, local, dataset, model)
     refuse_objective(arm, local, dataset, model)
+    refuse_source(arm, local)
     refuse_rules(arm, local, dataset)
+    refuse_probe(arm, local, model)
     refuse_unprotected(arm, local, model)
     refuse_optimizer(arm, local, Layout.of(model))
 
@@ -64,15 +68,36 @@ def refuse_objective(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -
         )
     if isinstance(objective, Players) and not isinstance(model, Gan):
         raise ScenarioError(f"{place}: local.objective: {name} need a model of two, such as gan")
-    if objective.losses > 1 and local.private is not None:
-        raise ScenarioError(f"{place}: local.objective: {name} adds up {objective.losses} losses, each of which "
-                            "local.private would clip by itself")  # fmt: skip
     if isinstance(objective, FedRBN) and isinstance(local.source, Eggroll):
         raise ScenarioError(f"{place}: local.objective: {name} has two batches a step, whose statistics a population "
                             "would take for one's")  # fmt: skip
+    if isinstance(objective, Tent):
+        refuse_adaptation(arm, local)
     if objective.discloses and local.private is not None:
         raise ScenarioError(f"{place}: local.objective: with {name} every gradient of a client depends on "
                             f"{objective.discloses}, which local.private gives no noise")  # fmt: skip
+    if objective.losses > 1 and local.private is not None:
+        raise ScenarioError(f"{place}: local.objective: {name} adds up {objective.losses} losses, each of which "
+                            "local.private would clip by itself")  # fmt: skip
+
+
+def refuse_adaptation(arm: Arm, local: Any) -> None:
+    """ScenarioError where more than what is each client's own would move."""
+    faults = {
+        "personal": ("tent adapts what stays with clients: say norms", local.personal is not None),
+        "optimizer_state": ("tent needs a fresh optimizer, as one that remembers would move what is not adapted",
+                            local.optimizer_state == "fresh"),
+        "optimizer": ("tent leaves alone what is not adapted: take sgd without decay", undecayed(local.optimizer)),
+    }  # fmt: skip
+    for key, (why, fine) in faults.items():
+        if not fine:
+            raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: {why}")
+
+
+def undecayed(optimizer: Any) -> bool:
+    """Whether it is SGD, and does not move what has no gradient."""
+    plain = isinstance(optimizer, Recipe) and optimizer.kind is torch.optim.SGD
+    return plain and not optimizer.arguments.get("weight_decay")
 
 
 def personal(arm: Arm, local: Any, model: nn.Module) -> tuple[str, ...]:
@@ -94,6 +119,27 @@ def exam(arm: Arm, model: nn.Module, dataset: Dataset) -> Exam:
     return made
 
 
+def refuse_source(arm: Arm, local: Any) -> None:
+    """ScenarioError where a source is not for what clients minimise."""
+    if isinstance(local.source, Sar) and not isinstance(local.objective, Tent):
+        raise ScenarioError(f"{arm.place(('local', 'source'))}: local.source: sar adapts without labels: it is for "
+                            "objective tent")  # fmt: skip
+    if isinstance(local.source, BoRep):
+        refuse_cleaning(arm, local)
+
+
+def refuse_cleaning(arm: Arm, local: Any) -> None:
+    """ScenarioError where models would move between their periods, or minimise something else."""
+    still = undecayed(local.optimizer) and not local.optimizer.arguments.get("momentum")
+    faults = {
+        "optimizer": ("borep's models stand still between periods: take sgd without momentum and decay", still),
+        "objective": ("borep weights the loss of the examples as they are", local.objective is None),
+    }
+    for key, (why, fine) in faults.items():
+        if not fine:
+            raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: {why}")
+
+
 def refuse_rules(arm: Arm, local: Any, dataset: Dataset) -> None:
     """ScenarioError where steps are to be as long as scores of classes allow, and there are none, or others too."""
     for key in ("schedule", "control"):
@@ -104,6 +150,19 @@ def refuse_rules(arm: Arm, local: Any, dataset: Dataset) -> None:
         name = arm.keys.local.control.name
         raise ScenarioError(f"{arm.place(('local', 'control'))}: local.control: {name} takes all that a model gives "
                             "for scores of classes, but this one gives further ones")  # fmt: skip
+
+
+def refuse_probe(arm: Arm, local: Any, model: nn.Module) -> None:
+    """ScenarioError where a probe cannot look at these data, or at this model."""
+    if local.probe is None:
+        return
+    faults = [local.probe.lacks] if local.probe.lacks else []
+    if isinstance(local.probe, Continual) and norms(model):
+        faults.append("judges models without BatchNorm, which takes its statistics of whatever batch it is judged on")
+    if isinstance(local.probe, Cleaning) and not isinstance(local.source, BoRep):
+        faults.append("looks at the weights of source borep")
+    for why in faults:
+        raise ScenarioError(f"{arm.place(('local', 'probe'))}: local.probe: {arm.keys.local.probe.name} {why}")
 
 
 def refuse_unprotected(arm: Arm, local: Any, model: nn.Module) -> None:
@@ -129,7 +188,7 @@ def refuse_optimizer(arm: Arm, local: Any, layout: Layout) -> None:
         raise ScenarioError(f"{arm.place(('local', 'optimizer'))}: local.optimizer: {name}: {error}") from None
 
 
-USUAL = {"objective": None, "personal": None, "private": None, "shrink": None, "control": None,
+USUAL = {"objective": None, "personal": None, "private": None, "shrink": None, "control": None, "probe": None,
          "schedule": "constant", "source": "backpropagation"}  # fmt: skip
 """What a local step is, where nothing else is said."""
 

@@ -83,6 +83,9 @@ class Local:
     control: Any = None
     """How far to go of the step that the optimizer proposes; None: all the way."""
 
+    probe: Any = None
+    """What is looked at inside it, step by step (`probes.csv`)."""
+
     @property
     def rules(self) -> list[Any]:
         """For the length of steps, in order; a control comes last, as what it caps is the step that is taken."""

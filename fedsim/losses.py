@@ -6,6 +6,7 @@ By hand for stacks of clients, and by autograd; both are the same.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 import torch
@@ -89,6 +90,49 @@ class SoftCrossEntropy:
         log_chance = scores.log_softmax(1)
         losses = (log_chance * y.mT).sum(1).neg_()
         return losses, log_chance.exp_().sub_(y.mT).div_(y.shape[1]).mT
+
+
+class WeightedCrossEntropy:
+    """Cross-entropy to masses (outputs,) in place of a label: their sum is what an example weighs."""
+
+    def each(self, scores: Tensor, y: Tensor) -> Tensor:
+        """See `Loss`; y is (B, outputs)."""
+        return -(y * scores.log_softmax(1)).sum(1)
+
+    def slope(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Loss`; y is (K, B, outputs)."""
+        log_chance = scores.log_softmax(1)
+        losses = -(log_chance * y.mT).sum(1)
+        return losses, (log_chance.exp() * y.sum(2).unsqueeze(1) - y.mT).div(y.shape[1]).mT
+
+
+@dataclass(frozen=True)
+class Entropy:
+    """Of the chances themselves, in [0, ln outputs]; slopes are those of the mean over examples below `bound` alone.
+
+    No label is looked at: y says which examples may count, 1, and which not, 0. If none counts the slope is 0.
+    """
+
+    bound: float = inf
+
+    def each(self, scores: Tensor, y: Tensor) -> Tensor:
+        """See `Loss`; y is (B,). All entropies, though some have no slope."""
+        log_chance = scores.log_softmax(1)
+        entropy = -(log_chance.exp() * log_chance).sum(1)
+        return entropy.detach() + self._shares(entropy.detach(), y) * (entropy - entropy.detach())
+
+    def slope(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Loss`; y is (K, B)."""
+        log_chance = scores.log_softmax(1)
+        chance = log_chance.exp()
+        entropy = -(chance * log_chance).sum(1)
+        slope = chance.mul_(log_chance.add_(entropy.unsqueeze(1))).neg_()
+        return entropy, slope.mul_(self._shares(entropy, y).unsqueeze(1)).div_(y.shape[1]).mT
+
+    def _shares(self, entropy: Tensor, y: Tensor) -> Tensor:
+        """What each counts for in the mean over all of them, (..., B)."""
+        counts = (entropy < self.bound) & (y > 0)
+        return counts * (y.shape[-1] / counts.sum(-1, keepdim=True).clamp_min(1))
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,7 @@ class Node:
         if self.keeps:
             self.left = pending.keep()
         pending.arrived = True
+        self.progress.heard(world.clock.now, pending)
         self.progress.arrived(staleness=0)
         return pending
 

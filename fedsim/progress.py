@@ -9,8 +9,9 @@ from typing import Annotated, Any, Protocol
 from pydantic import Field
 
 from fedsim.errors import Stalled
+from fedsim.probed import Probed
 from fedsim.units import FOREVER, SECOND, Duration, Probability
-from fedsim.work import Measured
+from fedsim.work import Deferred, Measured
 
 Count = Annotated[int, Field(ge=1)]
 Row = dict[str, float]
@@ -78,6 +79,8 @@ class Progress:
     rows: list[Row] = field(default_factory=list)
     clients: list[dict[str, Any]] = field(default_factory=list)
     """For each model measured its time, its version and the table of its clients, by column."""
+    probed: Probed | None = None
+    """What probes see inside local trainings; None: there are none."""
     _measured: Measured | None = None
     _staleness: int = 0
     _since_row: int = 0
@@ -86,6 +89,11 @@ class Progress:
     """What else is counted, by column."""
     horizon: int = 0
     """Nothing later than this may happen before the next measurement."""
+
+    def heard(self, now: int, pending: Deferred) -> None:
+        """A local training has answered."""
+        if self.probed is not None:
+            self.probed.hear(now, pending)
 
     def arrived(self, staleness: int) -> None:
         """An update was heard."""
@@ -112,6 +120,7 @@ class Progress:
         """The server took a step."""
         self.version = version
         self._since_step = 0
+        self._settle()
         self.over |= version == self.until.versions
         self.watch(self, now)
 
@@ -134,6 +143,7 @@ class Progress:
 
     def finish(self, model: Model, now: int) -> None:
         """The last row, unless it is there already."""
+        self._settle()
         if self.rows[-1]["time_s"] < now / SECOND:
             self.row(model, now)
 
@@ -148,6 +158,10 @@ class Progress:
         self.over |= self.until.accuracy is not None and measured.metrics.get("accuracy", 0.0) >= self.until.accuracy
         self.record(self)
         self.watch(self, now)
+
+    def _settle(self) -> None:
+        if self.probed is not None:
+            self.probed.settle()
 
     def _counts(self, now: int) -> Row:
         mean = self._staleness / self._since_row if self._since_row else 0.0

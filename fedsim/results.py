@@ -65,6 +65,8 @@ class RunFolder:
         self._table("metrics.csv", pd.DataFrame(progress.rows))
         if progress.clients:
             self._table("clients.csv", pd.concat([pd.DataFrame(table) for table in progress.clients]))
+        if progress.probed is not None and progress.probed.tables:
+            self._table("probes.csv", pd.concat([pd.DataFrame(table) for table in progress.probed.tables]))
 
     def _table(self, name: str, frame: pd.DataFrame) -> None:
         self._write(name, frame.to_csv(index=False).encode())
@@ -155,11 +157,24 @@ class Run:
         What it holds are `time_s`, `version`, `client`, `examples` (for training) and the client's own metrics.
         None where no run has any (`evaluate: {clients: true}` asks for them).
         """
+        return self._optional("clients")
+
+    @cached_property
+    def probes(self) -> pd.DataFrame | None:
+        """One row a look inside a local training, in the order in which updates were heard; of a comparison as above.
+
+        What it holds are `time_s` of the update's arrival, `client`, `version` (that it has started from), `ordinal`
+        (of the client's trainings), `step` (so many taken) and what the probe saw. None where no run has a probe.
+        """
+        return self._optional("probes")
+
+    def _optional(self, stem: str) -> pd.DataFrame | None:
         if self.arms == [self]:
-            path = self.path / "clients.csv"
+            path = self.path / f"{stem}.csv"
             return pd.read_csv(path) if path.exists() else None
-        frames = [arm.clients.assign(arm=arm.label) for arm in self.arms if arm.clients is not None]
-        return pd.concat(frames, ignore_index=True) if frames else None
+        frames = [(arm, arm._optional(stem)) for arm in self.arms]
+        found = [frame.assign(arm=arm.label) for arm, frame in frames if frame is not None]
+        return pd.concat(found, ignore_index=True) if found else None
 
     @cached_property
     def trace(self) -> pd.DataFrame:

@@ -30,6 +30,7 @@ from fedsim.network import NETWORKS, TRACES
 from fedsim.objectives import OBJECTIVES
 from fedsim.optimizers import OPTIMIZERS, adopted
 from fedsim.peers import COLLECTIVES, PEERS
+from fedsim.probes import PROBES
 from fedsim.results import sha256
 from fedsim.schema import Path, Schema
 from fedsim.selection import SELECT
@@ -72,6 +73,7 @@ FAMILIES = {
     "poison": POISONS,
     "timing": TIMINGS,
     "exam": EXAMS,
+    "probe": PROBES,
     "combiner": COMBINERS,
     "defence": DEFENCES,
     "rule": RULES,
@@ -96,13 +98,14 @@ GIVEN = {
     "peers": ("clients", "seed"),
     "coding": ("workers", "jobs", "seed"),
     "codec": ("layout",),
-    "objective": ("labels", "clients", "outputs", "shape", "seed"),
+    "objective": ("labels", "clients", "outputs", "shape", "seed", "tasks"),
     "exam": ("seed",),
+    "probe": ("seed", "dataset", "parts"),
     "combiner": ("seed",),
     "defence": ("seed",),
     "poison": ("classes",),
     "optimizer": ("seed",),
-    "source": ("optimizer",),
+    "source": ("classes", "parts", "optimizer"),
     "schedule": ("versions", "optimizer"),
     "control": ("optimizer",),
     "executor": ("train", "worth", "row_bytes", "synchronous", "nothing"),

@@ -21,9 +21,11 @@ from fedsim.models import check_trainable
 from fedsim.objectives import FedRBN, Objective, Plain, Step
 from fedsim.optimizers.addressed import Addressed
 from fedsim.optimizers.memory import Memory, StackMemory, check_memory, likeness
+from fedsim.optimizers.retake import Retake
 from fedsim.personal import Personal
+from fedsim.probes import Probe, Sightings
 from fedsim.rng import stream
-from fedsim.sources import PLAIN, Source
+from fedsim.sources import PLAIN, Retaking, Source
 from fedsim.steps.rule import Learning, Notes, Proposal, Rule, taken
 from fedsim.vector import Layout
 from fedsim.wire.examples import ExampleNoise
@@ -69,6 +71,7 @@ class Trainer:
         source: where the gradients of a step come from.
         rules: how far steps go of what the optimizer proposes, one after another.
         personal: parameters that stay with the client, by name.
+        probe: what is looked at between steps.
 
     Raises:
         ValueError: a model with BatchNorm or Dropout; an optimizer whose memory cannot be kept, if it has to be.
@@ -80,12 +83,13 @@ class Trainer:
         keeps: bool = False, private: ExampleNoise | None = None,
         objective: Objective | None = None, poisoning: Poisoning | None = None,
         source: Source = PLAIN, rules: Sequence[Rule] = (), personal: Collection[str] = (),
+        probe: Probe | None = None,
     ) -> None:  # fmt: skip
         check_trainable(model)
         self.x, self.y, self.parts, self.batch, self.optimizer, self.seed = x, y, parts, batch, optimizer, seed
         self.layout = Layout.of(model)
         self.private, self.objective, self.poisoning = private, objective or Plain(), poisoning
-        self.source, self.rules = source, rules
+        self.source, self.rules, self.probe = source, rules, probe
         self.personal = Personal(personal, self.layout)
         self.gradients, self.worth = choose(model, self.layout.size, batch, x.device, private and private.clip)
         self.plain, self.gradients = self.gradients, self.objective.gradients(self.gradients)
@@ -133,7 +137,7 @@ class Trainer:
         return [results[place] for place in range(len(tasks))]
 
     def _stacks(self, tasks: Sequence[LocalTask]) -> Iterator[list[int]]:
-        """Places of those that train together, in batches of one size and from memories that are alike.
+        """Places of those that train together, in batches of one size, in one phase and from memories alike.
 
         Longest first, so that the finished are a tail.
         """
@@ -142,8 +146,9 @@ class Trainer:
             held = len(self.parts.indices[tasks[place].client])
             if not held and tasks[place].steps:
                 raise ValueError(f"client {tasks[place].client} has no examples to train on")
-            alike[min(self.batch, held), likeness(tasks[place].kept.optimizer)].append(place)
-        for (size, _), places in alike.items():
+            phase = self.objective.phase(tasks[place])
+            alike[min(self.batch, held), phase, likeness(tasks[place].kept.optimizer)].append(place)
+        for (size, *_), places in alike.items():
             numbers = size * tasks[places[0]].steps * self.y[:1].numel()
             most = min(self.cohort, max(1, VISITS // max(1, numbers)))
             for stack in np.array_split(places, -(-len(places) // most)):
@@ -163,7 +168,7 @@ class Trainer:
         memory = StackMemory(optimizer, dict(zip(params, moved, strict=True)), self.layout)
         memory.recall([task.kept.optimizer for task in tasks])
         remembered: list[Memory] = []
-        notes = Notes(self.rules, tasks)
+        notes, sightings = Notes(self.rules, tasks), Sightings(self.probe)
         correction = drift.correction(tasks, self.layout) if drift else None
         for step in range(tasks[0].steps):
             if tasks[active - 1].steps <= step:
@@ -175,7 +180,8 @@ class Trainer:
             if self.poisoning:
                 x, y = self.poisoning.spoiled(x, y, tasks)
             now = Step(self.gradients, params, x, y, own, tasks[:active], step, self.seed, self.layout,
-                       rows[step, :active], self.look_up, memories[:active])  # fmt: skip
+                       rows[step, :active], self.look_up, memories[:active], self.personal.names)  # fmt: skip
+            sightings.before(now)
             terms = self.objective.terms(now)
             grads, losses[step, :active] = self.source.gradients(now, terms)
             if self.private:
@@ -185,6 +191,7 @@ class Trainer:
             before = {name: tensor.clone() for name, tensor in params.items()} if self.rules else {}
             for tensor, name in zip(moved, params, strict=True):
                 tensor.grad = grads[name].reshape(tensor.shape)
+            retake = Retake(optimizer, params) if isinstance(self.source, Retaking) else None
             optimizer.step()
             for rule in self.rules:
                 change = {name: tensor - before[name] for name, tensor in params.items()}
@@ -192,11 +199,15 @@ class Trainer:
                 notes.add(rule, proposal)
                 for name, after in taken(proposal, rule.factors(proposal)).items():
                     params[name].copy_(after)
+            if retake is not None and isinstance(self.source, Retaking):
+                self.source.after(now, terms, retake)
+            sightings.after(now)
             grads.clear()
             optimizer.zero_grad()  # frees them, so that the next ones are written where they were
         remembered = memory.of(slice(0, active)) + remembered if self.keeps else [{}] * len(tasks)
         left = correction.finish(tasks) if correction else None
-        return self._results(tasks, self.layout.join(stack), losses.cpu().numpy(), left, remembered, notes, memories)
+        return self._results(tasks, self.layout.join(stack), losses.cpu().numpy(), left, remembered, notes, memories,
+                             sightings)  # fmt: skip
 
     def _visits(self, tasks: Sequence[LocalTask]) -> tuple[Tensor, Tensor]:
         """Rows of the dataset that each client visits, (steps, K, b), and their labels; the finished visit nothing."""
@@ -213,7 +224,7 @@ class Trainer:
 
     def _results(self, tasks: Sequence[LocalTask], end: Tensor, losses: np.ndarray,
                  left: Left, remembered: Sequence[Memory], notes: Notes,
-                 memories: Sequence[dict[str, Tensor]]) -> list[LocalResult]:  # fmt: skip
+                 memories: Sequence[dict[str, Tensor]], sightings: Sightings) -> list[LocalResult]:  # fmt: skip
         """From the parameters (K, P) at the end, the losses (steps, K, b) and what a correction left, (K, P) each.
 
         `remembered` is each client's own; no result keeps the stack in memory.
@@ -227,7 +238,8 @@ class Trainer:
             delta, own = self.personal.withheld(end[k], task.params)
             written = memories[k] if self.remembers else {}
             kept = ClientState(drift, remembered[k], steps=notes.kept(k, task), personal=own, own=written)
-            results.append(LocalResult(delta, loss, square_loss, kept, extra, written=memories[k]))
+            results.append(LocalResult(delta, loss, square_loss, kept, extra, written=memories[k],
+                                       probed=sightings.table(k, task)))  # fmt: skip
         return results
 
 

@@ -83,6 +83,8 @@ class LocalResult:
     """Whether the change did not have to be clipped; None: nobody looked."""
     written: Mapping[str, Tensor] = field(default_factory=dict)
     """What an objective or a source of gradients has written down at its steps."""
+    probed: Mapping[str, np.ndarray] | None = None
+    """What a probe saw while it trained, a table by column; None: there was none."""
 
     def result(self) -> LocalResult:
         """Itself: numbers that are there can be asked for like pending ones."""

@@ -26,6 +26,7 @@ TIME = [
     "swarm",
     "mixing",
     "progress",
+    "probed",
     "network",
     "mixing",
     "fleet",
@@ -72,6 +73,7 @@ NUMBERS = [
     "sources",
     "steps",
     "combiners",
+    "probes",
     "defences",
     "attacks",
     "optimizers",
@@ -158,7 +160,7 @@ def test_there_is_no_circle() -> None:
 def test_figures_read_runs_and_nothing_else() -> None:
     for path in (ROOT / "plots").glob("*.py"):
         inner = {name for name in imports(path) if name.startswith("fedsim")}
-        rooms = ("fedsim", "fedsim.results", "fedsim.intervals", "fedsim.scorecard")
+        rooms = ("fedsim", "fedsim.results", "fedsim.intervals", "fedsim.scorecard", "fedsim.continual")
         assert all(name.startswith(rooms[1:]) or name == rooms[0] for name in inner), path
 
 

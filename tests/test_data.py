@@ -99,8 +99,8 @@ def test_a_file_is_found_in_the_first_folder_in_its_own_folder_or_outside(tmp_pa
     assert find("d", ["better.npz", "d.npz"], [one, two]) == two / "d" / "better.npz"
 
 
-AT_HAND = {"digits", "points", "separated", "permuted_digits", "low_rank", "grid_world", "noisy_digits",
-           "seeded_digits"}  # fmt: skip
+AT_HAND = {"digits", "points", "separated", "permuted_digits", "split_digits", "drifting_digits", "low_rank",
+           "grid_world", "noisy_digits", "seeded_digits"}  # fmt: skip
 """Data that no file has to hold."""
 
 

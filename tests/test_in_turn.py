@@ -31,7 +31,7 @@ def test_clients_change_over_and_are_tested_on_one_of_them() -> None:
         assert np.array_equal(parts.held(client, 2), parts.indices[client] + half)
         assert parts.test is not None
         assert set(parts.test.indices[client] // (len(dataset.y_test) // 2)) == {client % 2}
-    with pytest.raises(ScenarioError, match="even number"):
+    with pytest.raises(ScenarioError, match="multiple of 2 clients, not 3"):
         source.partition.split(dataset, 3, 3)
 
 

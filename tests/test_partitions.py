@@ -18,6 +18,7 @@ from fedsim.data import (
     Iid,
     LabelSwap,
     Natural,
+    Noisy,
     Partition,
     Resampled,
     Shards,
@@ -37,6 +38,7 @@ EXAMPLES = [
     WithReplacement(0.3),
     WithReplacement(0, examples=7),
     Resampled(0.3, size=50),
+    Noisy(0.3, clean=2),
 ]
 
 

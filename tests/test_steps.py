@@ -122,7 +122,7 @@ def test_sharpness_is_the_same_under_every_executor_and_takes_its_time(model) ->
 
 @pytest.mark.parametrize(
     ("local", "sentence"),
-    [({"source": "sma"}, "did you mean sam"),
+    [({"source": "samm"}, "did you mean sam"),
      ({"source": "sam", "private": {"clip": 1.0, "multiplier": 1.0}}, "local.source: with it steps depend on examples"),
      ({"schedule": {"trapezoid": {"warm_up": 0.7, "cool_down": 0.7}}}, "more than all that is to be done")],
 )  # fmt: skip

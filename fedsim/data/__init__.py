@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Protocol
 
 from fedsim.data.dataset import Dataset
+from fedsim.data.drifting import DriftingDigits
 from fedsim.data.folders import data_folders
 from fedsim.data.generative import NoisyDigits, SeededDigits
 from fedsim.data.grid_world import GridWorld
 from fedsim.data.images import Cifar10, Digits, FashionMnist, Mnist
-from fedsim.data.in_turn import PermutedDigits
+from fedsim.data.in_turn import PermutedDigits, SplitDigits
 from fedsim.data.low_rank import LowRank
+from fedsim.data.noisy import Noisy
 from fedsim.data.partitions import Dirichlet, Iid, LabelSwap, Natural, Partition, Parts, Shards
 from fedsim.data.points import Points
 from fedsim.data.replacement import Resampled, WithReplacement
@@ -51,6 +53,8 @@ DATA: dict[str, type[Source]] = {
     "grid_world": GridWorld,
     "noisy_digits": NoisyDigits,
     "seeded_digits": SeededDigits,
+    "split_digits": SplitDigits,
+    "drifting_digits": DriftingDigits,
 }
 
 PARTITIONS: dict[str, type[Partition]] = {
@@ -61,6 +65,7 @@ PARTITIONS: dict[str, type[Partition]] = {
     "label_swap": LabelSwap,
     "with_replacement": WithReplacement,
     "resampled": Resampled,
+    "noisy": Noisy,
 }
 
 __all__ = [
@@ -70,6 +75,7 @@ __all__ = [
     "Dataset",
     "Digits",
     "Dirichlet",
+    "DriftingDigits",
     "FashionMnist",
     "GridWorld",
     "HeartDisease",
@@ -78,6 +84,7 @@ __all__ = [
     "LowRank",
     "Mnist",
     "Natural",
+    "Noisy",
     "NoisyDigits",
     "Partition",
     "Parts",
@@ -89,6 +96,7 @@ __all__ = [
     "Shakespeare",
     "Shards",
     "Source",
+    "SplitDigits",
     "WithReplacement",
     "data_folders",
 ]

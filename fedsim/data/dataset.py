@@ -41,6 +41,10 @@ class Dataset:
     """What the codes in `x` and `y` stand for where they are characters: the i-th character has code i."""
     walks: bool = False
     """Whether labels are moves and the next example is where each leads: see `fedsim.data.grid_world`."""
+    tasks: np.ndarray | None = None
+    """Which of several tasks each training example belongs to: codes (n,), from 0; None: there is but one."""
+    test_tasks: np.ndarray | None = None
+    """The same of test examples."""
 
     def __post_init__(self) -> None:
         _fits(self.x, self.y, self.outputs, "training")
@@ -52,6 +56,9 @@ class Dataset:
             self._check_codes()
         if self.groups is not None:
             self._check_groups(self.groups)
+        for codes, labels in ((self.tasks, self.y), (self.test_tasks, self.y_test)):
+            if codes is not None and codes.shape != (len(labels),):
+                raise ScenarioError(f"{len(labels)} examples need as many codes of tasks, not {codes.shape}")
 
     def _check_codes(self) -> None:
         size = len(self.vocabulary)

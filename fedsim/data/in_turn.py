@@ -21,27 +21,32 @@ from fedsim.rng import stream
 
 @dataclass(frozen=True)
 class InTurn:
-    """Of a set whose halves are two tasks, the first half in a client's first `trainings`, the second from then on.
+    """Of T tasks, the first in a client's first `trainings`, the second in as many more, and the last from then on.
 
-    Both are dealt out at random. Clients 0, 2, ... are tested on the first task, clients 1, 3, ... on the second, so
-    that the mean is that of both, and `evaluate.clients` shows each.
+    Each is dealt out at random, as many examples of it as the smallest task has. Client i is tested on task i mod T, so
+    that the mean is that of all, and `evaluate.clients` shows each.
     """
 
     trainings: Count
     cover: ClassVar[bool] = False
 
     def split(self, dataset: Dataset, clients: int, seed: int) -> Parts:
-        """ScenarioError if the clients are not of an even number."""
-        half, tests = len(dataset) // 2, len(dataset.y_test) // 2
-        check_clients(dataset, 2 * clients)
-        if clients % 2:
-            raise ScenarioError(f"two tasks in turn need an even number of clients, not {clients}")
-        first = np.array_split(stream(seed, "partition").permutation(half), clients)
-        shown = Parts([np.arange(tests) + tests * (client % 2) for client in range(clients)])
-        return Parts(first, test=shown, redraw=partial(self._held, first, half))
+        """ScenarioError if not as many clients are tested on each task."""
+        assert dataset.tasks is not None
+        members = [np.flatnonzero(dataset.tasks == task) for task in np.unique(dataset.tasks)]
+        count, least = len(members), min(map(len, members))
+        check_clients(dataset, count * clients)
+        if clients % count:
+            raise ScenarioError(f"{count} tasks in turn need a multiple of {count} clients, not {clients}")
+        shares = np.array_split(stream(seed, "partition").permutation(least), clients)
+        shown = Parts([np.flatnonzero(dataset.test_tasks == client % count) for client in range(clients)])
+        redraw = partial(self._held, members, shares)
+        return Parts([redraw(client, 0) for client in range(clients)], test=shown, redraw=redraw)
 
-    def _held(self, first: Sequence[np.ndarray], half: int, client: int, ordinal: int) -> np.ndarray:
-        return first[client] + (half if ordinal >= self.trainings else 0)
+    def _held(
+        self, members: Sequence[np.ndarray], shares: Sequence[np.ndarray], client: int, ordinal: int
+    ) -> np.ndarray:
+        return members[min(ordinal // self.trainings, len(members) - 1)][shares[client]]
 
 
 @dataclass(frozen=True)
@@ -69,4 +74,28 @@ class PermutedDigits:
         def both(x: Tensor) -> Tensor:
             return torch.cat([x, x.flatten(1)[:, order].view(x.shape)])
 
-        return Dataset(both(plain.x), plain.y.repeat(2), both(plain.x_test), plain.y_test.repeat(2), outputs=10)
+        tasks, test_tasks = (np.arange(2).repeat(len(y)) for y in (plain.y, plain.y_test))
+        return Dataset(both(plain.x), plain.y.repeat(2), both(plain.x_test), plain.y_test.repeat(2), outputs=10,
+                       tasks=tasks, test_tasks=test_tasks)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SplitDigits:
+    """The digits in five tasks of two classes each, 0 and 1 first; one model tells all ten apart.
+
+    After split MNIST (Zenke et al., 2017), class-incremental: nothing says which task an example is of.
+    """
+
+    trainings: Count
+    """So many of each client's are of each task, but for the last, which stays."""
+
+    @property
+    def partition(self) -> InTurn:
+        """The tasks in turn."""
+        return InTurn(self.trainings)
+
+    def load(self, folders: Sequence[Path] = ()) -> Dataset:
+        """All digits, with their tasks."""
+        plain = Digits().load()
+        tasks, test_tasks = plain.y.numpy() // 2, plain.y_test.numpy() // 2
+        return Dataset(plain.x, plain.y, plain.x_test, plain.y_test, outputs=10, tasks=tasks, test_tasks=test_tasks)

@@ -33,6 +33,8 @@ class Parts:
     redraw: Callable[[int, int], np.ndarray] | None = None
     """Of (client, ordinal), what a client holds at its n-th training, as many as in `indices`, which is the draw of
     ordinal 0; None: always the same."""
+    clean: list[np.ndarray] | None = None
+    """For each client the positions of further examples, whose labels are known to be right; None: nobody has any."""
 
     def __post_init__(self) -> None:
         if self.labels is not None and [len(part) for part in self.labels] != self.sizes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Annotated, Literal
 
@@ -30,23 +32,31 @@ def mlp(
     classes: int,
     hidden: list[Width],
     activation: Literal["relu", "sigmoid", "tanh", "gelu"] = "relu",
-    norm: Literal["none", "batch", "ghost"] = "none",
+    norm: Literal["none", "batch", "ghost", "layer", "group"] = "none",
     ghost: Chunk = 32,
+    groups: Width = 8,
     further: Annotated[int, Field(ge=0)] = 0,
 ) -> nn.Module:
     """A multi-layer perceptron; `hidden: [200, 200]` with ReLU is the 2NN of McMahan et al., 2017.
 
     With a `norm` each hidden layer is normalised before its activation and needs no bias: over a batch, or over each
-    `ghost` examples of it, whose statistics are estimated anew before each measurement (`normalisation`). `further`
+    `ghost` examples of it, whose statistics are estimated anew before each measurement (`normalisation`); or, each
+    example by itself, over the `layer` or over `groups` of its units (Ba et al., 2016; Wu & He, 2018). `further`
     scores, beside those of outputs, are for objectives that read them: a trunk with two heads.
 
     >>> sum(parameter.numel() for parameter in mlp((28, 28), 10, [200, 200]).parameters())
     199210
     """
+    norms: dict[str, Callable[[int], nn.Module]] = {
+        "batch": BatchNorm,
+        "ghost": partial(GhostNorm, ghost=ghost),
+        "layer": nn.LayerNorm,
+        "group": partial(nn.GroupNorm, groups),
+    }
     layers: list[nn.Module] = [nn.Flatten()]
     *inner, last = pairwise([math.prod(shape), *hidden, classes + further])
     for wide, narrow in inner:
-        normal = [] if norm == "none" else [BatchNorm(narrow) if norm == "batch" else GhostNorm(narrow, ghost)]
+        normal = [] if norm == "none" else [norms[norm](narrow)]
         layers += [_linear(wide, narrow, bias=not normal), *normal, ACTIVATIONS[activation]()]
     return nn.Sequential(*layers, _linear(*last))
 

@@ -11,7 +11,9 @@ from fedsim.objectives.odice import Odice
 from fedsim.objectives.pgd import PGD
 from fedsim.objectives.players import Players
 from fedsim.objectives.propagated import FedRBN
+from fedsim.objectives.replay import Replay
 from fedsim.objectives.sparse_attention import SparseAttention
+from fedsim.objectives.tent import Tent
 from fedsim.objectives.term import Term
 from fedsim.objectives.together import Together
 
@@ -24,6 +26,8 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "odice": Odice,
     "players": Players,
     "sparse_attention": SparseAttention,
+    "replay": Replay,
+    "tent": Tent,
 }
 
 __all__ = [
@@ -36,8 +40,10 @@ __all__ = [
     "Odice",
     "Plain",
     "Players",
+    "Replay",
     "SparseAttention",
     "Step",
+    "Tent",
     "Term",
     "Together",
     "Trades",

@@ -60,6 +60,10 @@ class Adversarial(PGD):
         """See `Objective`."""
         return None
 
+    def phase(self, task: LocalTask) -> None:
+        """See `Objective`."""
+        return None
+
     def terms(self, step: Step) -> Sequence[Term]:
         """See `Objective`."""
         return (Term("loss", self.examples(step), step.y, self.loss, step.offset),)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -40,6 +40,8 @@ class Step:
     memory: Sequence[dict[str, Tensor]]
     """What each client keeps for its next steps, and its next training if whoever writes it `remembers`. Tensors in it
     are replaced, never written to."""
+    personal: Collection[str] = ()
+    """Parameters that stay with the client, by name."""
 
     @property
     def start(self) -> dict[str, Tensor]:
@@ -87,6 +89,10 @@ class Objective(Protocol):
         """What is added to each client's scores while it trains, (K, outputs); None: nothing."""
         ...
 
+    def phase(self, task: LocalTask) -> Hashable:
+        """What clients have to have in common to be one stack."""
+        ...
+
     def terms(self, step: Step) -> Sequence[Term]:
         """The losses to minimise, and the points that they are of; the first is what a client reports."""
         ...
@@ -121,6 +127,10 @@ class Plain:
         return source
 
     def offset(self, tasks: Sequence[LocalTask]) -> None:
+        """See `Objective`."""
+        return None
+
+    def phase(self, task: LocalTask) -> Hashable:
         """See `Objective`."""
         return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,10 +30,15 @@ class Term:
     offset: Tensor | None = None
     """What is added to scores, (K, outputs); None: nothing."""
     weight: float = 1.0
+    moves: Collection[str] | None = None
+    """Parameters, by name, that have a gradient: the others' is 0; None: all."""
 
     def slopes(self, source: Gradients, params: Named) -> Found:
         """Gradients of its mean loss, without the weight, and the losses."""
-        return source(params, self.points, self.y, self.loss, self.offset)
+        grads, losses = source(params, self.points, self.y, self.loss, self.offset)
+        if self.moves is None:
+            return grads, losses
+        return {name: part if name in self.moves else torch.zeros_like(part) for name, part in grads.items()}, losses
 
     def curved(self, source: Gradients, params: Named, direction: Named) -> dict[str, Tensor]:
         """How these gradients change along a direction, H d."""

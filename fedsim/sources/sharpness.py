@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from pydantic import Field
+from torch import Tensor
 
 from fedsim.gradients.norms import norms
 from fedsim.objectives import Step
-from fedsim.objectives.term import Found, Term, slopes
+from fedsim.objectives.term import Found, Named, Term, slopes
 
 TINY = 1e-12
 
@@ -36,9 +37,10 @@ class Sharpness:
         here, losses = slopes(step.source, step.params, terms)
         if not self.radius:
             return here, losses
-        scale = self.radius / norms(here).clamp_min(TINY)
-        higher = {
-            name: param + scale.view(-1, *[1] * (param.dim() - 1)) * here[name]
-            for name, param in step.params.items()
-        }  # fmt: skip
-        return slopes(step.source, higher, terms)[0], losses
+        return slopes(step.source, higher(step.params, here, self.radius), terms)[0], losses
+
+
+def higher(params: Named, gradient: Named, radius: float) -> dict[str, Tensor]:
+    """x + radius g / |g|, each client's own."""
+    scale = radius / norms(gradient).clamp_min(TINY)
+    return {name: param + scale.view(-1, *[1] * (param.dim() - 1)) * gradient[name] for name, param in params.items()}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from fedsim.objectives import Step
 from fedsim.objectives.term import Found, Term, slopes
+from fedsim.optimizers.retake import Retake
 
 
 class Source(Protocol):
@@ -22,6 +23,16 @@ class Source(Protocol):
 
     def gradients(self, step: Step, terms: Sequence[Term]) -> Found:
         """Of a step that minimises these."""
+        ...
+
+
+@runtime_checkable
+class Retaking(Protocol):
+    """A source that looks back at steps."""
+
+    def after(self, step: Step, terms: Sequence[Term], retake: Retake) -> None:
+        """A step that minimises these has been taken: `step.params` are what it has made of the models. Some clients'
+        may be taken back."""
         ...
 
 
