@@ -10,6 +10,7 @@ from fedsim.exams.generated import Generated
 from fedsim.exams.guided import Guided
 from fedsim.exams.paths import Paths
 from fedsim.exams.reconstruction import Reconstruction
+from fedsim.exams.sharpness import Steepness
 
 EXAMS: dict[str, Callable[..., Exam]] = {
     "reconstruction": Reconstruction,
@@ -17,6 +18,7 @@ EXAMS: dict[str, Callable[..., Exam]] = {
     "guided": Guided,
     "generated": Generated,
     "attention": Attention,
+    "sharpness": Steepness,
 }
 
 __all__ = ["EXAMS", "Attention", "Exam"]
