@@ -67,11 +67,15 @@ def draw(runs: Runs) -> Drawing:
         rows = [runs[arm, seed].metrics for seed in SEEDS]
         loss, sharpness, accuracy = (np.mean([each[column] for each in rows], axis=0)
                                      for column in ("train_loss", "sharpness", "accuracy"))  # fmt: skip
-        paths.plot(loss[1:], sharpness[1:], ".-", color=f"C{place}", label=arm, linewidth=0.9)
+        if arm != "SAM 1":  # which learns nothing
+            paths.plot(loss[1:], sharpness[1:], ".-", color=f"C{place}", label=arm, linewidth=0.9)
         curves.plot(rows[0].time_s, accuracy, color=f"C{place}", label=arm, linewidth=1)
     paths.set(xlabel="training loss", ylabel="sharpness", xscale="log", yscale="log",
               title="along the runs; means of seeds")  # fmt: skip
     paths.invert_xaxis()
+    for axis, places in ((paths.xaxis, (2, 1, 0.5, 0.25)), (paths.yaxis, (0.02, 0.03, 0.05))):
+        axis.set_ticks(places, map(str, places))
+        axis.set_ticks([], minor=True)
     curves.set(xlabel="virtual time (s)", ylabel="test accuracy")
     curves.legend(fontsize=7)
     return drawing
