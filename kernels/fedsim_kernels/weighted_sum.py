@@ -1,0 +1,78 @@
+"""The sum of the clients' rows, each times its weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
+from fedsim_kernels.op import Inputs, Op
+
+BLOCK = 1024
+
+
+def weighted_sum(rows: Tensor, weights: Tensor) -> Tensor:
+    """sum_k weights[k] rows[k] of weights (K,) and rows (K, P), in the rows' type: (P,).
+
+    Accumulated in float64, one client after another, so that a run repeats to the bit. Differentiable.
+    """
+    return (kernel if launches(rows) else reference)(rows, weights)
+
+
+def reference(rows: Tensor, weights: Tensor) -> Tensor:
+    """In plain torch."""
+    total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
+    for row, weight in zip(rows.double(), weights.double(), strict=True):
+        total = total + weight * row
+    return total.to(rows.dtype)
+
+
+def kernel(rows: Tensor, weights: Tensor) -> Tensor:
+    """One pass over the rows."""
+    return _WeightedSum.apply(rows, weights)  # pyright: ignore[reportReturnType]
+
+
+class _WeightedSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, weights)
+        (clients, size), out = rows.shape, torch.empty_like(rows[0]) if len(rows) else rows.new_zeros(rows.shape[1])
+        if out.numel():
+            _sum[(pieces(size, BLOCK),)](rows, weights, out, clients, size, *rows.stride(), *weights.stride(),
+                                         out.stride(0), BLOCK)  # fmt: skip
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+        (rows, weights), (grad,) = ctx.saved_tensors, grads
+        return (weights[:, None] * grad).to(rows.dtype), (rows.double() @ grad.double()).to(weights.dtype)
+
+
+@jit
+def _sum(rows, weights, out, clients, size, row_step, step, weight_step, out_step, BLOCK: constexpr):
+    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = places < size
+    row = rows + places * step
+    total = tl.zeros((BLOCK,), tl.float64)
+    for client in range(clients):
+        weight = tl.load(weights + client * weight_step).to(tl.float64)
+        total += weight * tl.load(row, mask=inside, other=0.0).to(tl.float64)
+        row += row_step
+    tl.store(out + places * out_step, total.to(out.dtype.element_ty), mask=inside)
+
+
+def inputs(clients: int, size: int, chance: Generator) -> Inputs:
+    """Updates, and weights that sum to something else than 1."""
+    return {"rows": torch.randn(clients, size, generator=chance), "weights": torch.rand(clients, generator=chance)}
+
+
+OP = Op(
+    pick=weighted_sum,
+    reference=reference,
+    kernel=kernel,
+    inputs=inputs,
+    moved=lambda rows, weights: rows.nbytes + rows[0].nbytes + weights.nbytes,
+    differentiable=("rows", "weights"),
+)
