@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-triton: Any
-tl: Any
-try:
-    import triton  # pyright: ignore[reportMissingImports]
-    import triton.language as tl  # pyright: ignore[reportMissingImports]
-except ImportError:
-    triton = tl = None
+if TYPE_CHECKING:
+    triton: Any = None
+    tl: Any = None
+    constexpr = int
+else:
+    try:
+        import triton
+        import triton.language as tl
+        from triton.language import constexpr
+    except ImportError:
+        triton = tl = constexpr = None
 
-constexpr = int
-"""Known when a kernel is compiled; Triton goes by the annotation's name."""
 INTERPRETED: bool = triton is not None and os.environ.get("TRITON_INTERPRET") == "1"
 """Whether kernels are interpreted, on any device; the variable has to be set before Triton is imported."""
 

@@ -1,0 +1,56 @@
+"""Compiles every kernel for a GPU that is not there; `python -m fedsim_kernels.compiling` prints what fails, as JSON.
+
+The interpreter knows more Python than the compiler does: what it runs may still not compile.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Generator
+
+from fedsim_kernels import OPS
+from fedsim_kernels.language import triton
+from fedsim_kernels.op import Op
+
+
+class Absent:
+    """As much of Triton's driver of an NVIDIA H100 as compiling asks for."""
+
+    def get_current_target(self) -> Any:
+        """Compute capability 9.0, 32 threads a warp."""
+        return triton.backends.compiler.GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        """The first."""
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        """None in particular."""
+        return device
+
+
+def uncompiled(op: Op) -> str | None:
+    """Why an op's kernels do not compile, if they do not."""
+    kernels, compiled = triton.runtime.jit.JITFunction, []
+    run = kernels.run
+
+    def compile_only(kernel: Any, *args: Any, **options: Any) -> None:
+        compiled.append(run(kernel, *args, **{**options, "warmup": True}))
+
+    with patch.object(kernels, "run", compile_only):
+        try:
+            op.kernel(**op.inputs(3, 2311, Generator().manual_seed(1)))
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+    return None if compiled and all("cubin" in one.asm for one in compiled) else "there was nothing to compile"
+
+
+if __name__ == "__main__":
+    triton.runtime.driver.set_active(Absent())
+    with torch.no_grad():
+        json.dump({name: uncompiled(op) for name, op in OPS.items()}, sys.stdout)
