@@ -13,9 +13,13 @@ import pytest
 import torch
 from fedsim_kernels import OPS
 from fedsim_kernels.laws import broken, laws_of
+from scipy.stats import kstest
 from servers import SIZE, delta, roster, start, update
 
 from fedsim.aggregators import FedStale
+from fedsim.objectives.pgd import PGD
+from fedsim.optimizers.frugal import Frugal
+from fedsim.vector import weighted_sum
 
 KERNELS = Path(__file__).parent.parent / "kernels"
 TRITON = importlib.util.find_spec("triton") is not None
@@ -83,11 +87,36 @@ def test_the_interpreter_is_not_chosen_by_itself() -> None:
 @needs_triton
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which is timed by hand")
 def test_the_benchmark_checks_and_times_nothing_without_a_gpu(tmp_path) -> None:
-    lines = ran(str(KERNELS / "bench.py"), str(tmp_path)).splitlines()
-    assert [line.split()[0] for line in lines[:-1]] == list(OPS)
-    assert all(line.endswith("holds") for line in lines[:-1])
+    lines = ran(str(KERNELS / "bench.py"), str(tmp_path), "sgd", "pgd_linf").splitlines()
+    assert [line.split() for line in lines[:-1]] == [["sgd", "holds"], ["pgd_linf", "holds"]]
     assert lines[-1] == "there is no GPU: nothing is timed"
     assert not list(tmp_path.iterdir())
+
+
+@needs_triton
+def test_the_benchmark_times_no_wrong_op(tmp_path) -> None:
+    code = f"""
+import runpy, sys
+from dataclasses import replace
+from fedsim_kernels import OPS
+OPS["sgd"] = replace(OPS["sgd"], tolerance=0.0)
+sys.argv = ["bench.py", {str(tmp_path)!r}, "sgd"]
+try:
+    runpy.run_path({str(KERNELS / "bench.py")!r}, run_name="__main__")
+except SystemExit as end:
+    print("ends with", int(end.code))
+"""
+    lines = ran("-c", code, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
+    assert "breaks equals_the_reference" in lines
+    assert lines.endswith("ends with 1\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_weighted_sum_is_the_houses() -> None:
+    rows = torch.randn(7, 33, generator=torch.Generator().manual_seed(9))
+    weights = [0.1, 0.0, -2.0, 1e6, 0.3, 1e-6, 1.0]
+    found = OPS["weighted_sum"].pick(rows, torch.tensor(weights, dtype=torch.float64))
+    assert torch.equal(found, weighted_sum(list(rows), weights))
 
 
 def trained(kind, rates, frozen, start, slopes, **settings) -> torch.Tensor:
@@ -143,3 +172,67 @@ def test_fedstale_is_the_aggregators(monkeypatch) -> None:
         assert torch.equal(found, expected)
         torch.testing.assert_close(total, aggregator.last.sum, rtol=1e-15, atol=1e-15)
         assert all(torch.equal(memory[client], aggregator.last[client]) for client in range(10))
+
+
+def test_noise_is_normal_and_belongs_to_its_row_and_place() -> None:
+    noise = OPS["clip_and_noise"].pick(
+        torch.zeros(3, 20_001), torch.tensor([5, 2**40 + 5, 6]), 9, norm=1.0, deviation=2.0
+    )
+    assert all(kstest(row.numpy(), "norm", (0, 2)).pvalue > 0.01 for row in noise)
+    quarters = noise[:, :20_000].reshape(3, -1, 4).permute(0, 2, 1).flatten(0, 1)
+    correlations = torch.corrcoef(quarters) - torch.eye(12)
+    assert correlations.abs().max() < 4 / 5000**0.5
+
+
+def test_rows_are_clipped_to_the_norm() -> None:
+    rows = torch.randn(4, 50, generator=torch.Generator().manual_seed(6)) * torch.tensor([[0.0], [0.01], [1.0], [9.0]])
+    clipped = OPS["clip_and_noise"].pick(rows, torch.arange(4), 1, norm=2.0, deviation=0.0)
+    assert torch.equal(clipped[:2], rows[:2])
+    torch.testing.assert_close(clipped[2:].norm(dim=1), torch.tensor([2.0, 2.0]))
+    torch.testing.assert_close(torch.cosine_similarity(clipped[2:], rows[2:]), torch.ones(2))
+
+
+def test_a_dropout_mask_has_an_address() -> None:
+    names = {"clients": [3, 4, 3, 3], "ordinals": [0, 0, 1, 0], "steps": [0, 0, 0, 1]}
+    given = {name: torch.tensor(values) for name, values in names.items()}
+    ones, drop = torch.ones(4, 10_001), OPS["dropout"].pick
+    dropped = drop(ones, **given, seed=1, p=0.2)
+    assert set(dropped.unique().tolist()) == {0.0, 1.25}
+    kept = (dropped > 0).float()
+    assert ((kept.mean(1) - 0.8).abs() < 4 * (0.16 / 10_001) ** 0.5).all()
+    assert (torch.corrcoef(kept) - torch.eye(4)).abs().max() < 0.04
+    assert not torch.equal(dropped, drop(ones, **given, seed=2, p=0.2))
+    assert torch.equal(ones, drop(ones, **given, seed=1, p=0.0))
+    with pytest.raises(ValueError, match=r"within \[0, 1\), not 1"):
+        drop(ones, **given, seed=1, p=1.0)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_pgd_step_is_the_objectives(norm) -> None:
+    chance = torch.Generator().manual_seed(7)
+    x, start = (torch.rand(2, 3, 4, 5, generator=chance) for _ in range(2))
+    rule = PGD(radius=0.3, step=0.2, norm=norm, low=0.1, high=0.9)
+    point = expected = start
+    for _ in range(3):
+        slopes = torch.randn(x.shape, generator=chance)
+        point = OPS[f"pgd_{norm}"].pick(point, slopes, x, rule.step, rule.radius, norm, rule.low, rule.high)
+        expected = rule.projected(expected + rule.step * rule._direction(slopes), x)
+        torch.testing.assert_close(point, expected, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="linf or l2, not l1"):
+        OPS["pgd_l2"].pick(x, x, x, 0.1, 0.1, "l1")
+
+
+def test_a_frugal_step_is_the_optimizers() -> None:
+    chance = torch.Generator().manual_seed(8)
+    start, slopes = torch.randn(6, 8, generator=chance), torch.randn(5, 6, 8, generator=chance)
+    inner, last = start.clone().requires_grad_(), torch.zeros(2, 2).requires_grad_()
+    optimizer = Frugal([inner, last], lr=0.1, density=0.5, scale=0.3, weight_decay=0.2, betas=(0.8, 0.9))
+    stack, moments, slots = start[None].clone(), [torch.zeros(1, 6, 4) for _ in range(2)], None
+    for step, slope in enumerate(slopes, 1):
+        inner.grad = slope.clone()
+        optimizer.step()
+        if slots is None:
+            slots = torch.full((1, 8), -1, dtype=torch.int32)
+            slots[0, optimizer.state[inner]["chosen"].long().flatten()] = torch.arange(4, dtype=torch.int32)
+        OPS["frugal"].pick(stack, slope[None], *moments, slots, step, 0.1, (0.8, 0.9), weight_decay=0.2, scale=0.3)
+        torch.testing.assert_close(stack[0], inner.detach(), rtol=1e-5, atol=1e-6)

@@ -1,6 +1,6 @@
 """Triton ops, each beside its plain-torch reference."""
 
-from fedsim_kernels import adamw, fedstale, momentum, sgd, weighted_sum
+from fedsim_kernels import adamw, clip_and_noise, dropout, fedstale, frugal, momentum, pgd, sgd, weighted_sum
 from fedsim_kernels.op import Op
 
 OPS: dict[str, Op] = {
@@ -9,5 +9,10 @@ OPS: dict[str, Op] = {
     "sgd": sgd.OP,
     "momentum": momentum.OP,
     "adamw": adamw.OP,
+    "frugal": frugal.OP,
+    "clip_and_noise": clip_and_noise.OP,
+    "pgd_linf": pgd.OP,
+    "pgd_l2": pgd.OP_L2,
+    "dropout": dropout.OP,
 }
 """What the tests and the benchmark go through."""

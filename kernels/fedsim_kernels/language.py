@@ -24,7 +24,7 @@ INTERPRETED: bool = triton is not None and os.environ.get("TRITON_INTERPRET") ==
 """Whether kernels are interpreted, on any device; the variable has to be set before Triton is imported."""
 
 
-def jit(function: Callable[..., None]) -> Any:
+def jit(function: Callable[..., Any]) -> Any:
     """A kernel; without Triton the function as it is, which nobody can launch."""
     return triton.jit(function) if triton else function
 

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 from unittest.mock import patch
 
@@ -40,6 +41,16 @@ def whatever_the_strides(op: Op, device: str) -> None:
             for view, memory in around:
                 view.fill_(_poison(view.dtype))
                 assert bool((memory.isnan() if memory.is_floating_point() else memory == _poison(memory.dtype)).all())
+
+
+def what_is_not_finite_spreads_alike(op: Op, device: str) -> None:
+    """A NaN or an infinity in any matrix is not lost, nor gets further than in the reference."""
+    names = [name for name, value in _given(op, (3, 7), device).items() if _matrix(value)]
+    for name, wrong in product(names, (torch.nan, torch.inf)):
+        given, exact = (_given(op, (3, 1027), device, dtype) for dtype in (torch.float32, torch.float64))
+        for arguments in (given, exact):
+            arguments[name][1, ..., -2] = wrong
+        _close(op, (name, wrong), _leaves((op.pick(**given), given)), _leaves((op.reference(**exact), exact)))
 
 
 def gradients_are_the_references(op: Op, device: str) -> None:
@@ -84,6 +95,7 @@ Law = Callable[[Op, str], None]
 LAWS: tuple[Law, ...] = (
     equals_the_reference,
     whatever_the_strides,
+    what_is_not_finite_spreads_alike,
     gradients_are_the_references,
     repeats_to_the_bit,
     rows_do_not_meet,
@@ -136,11 +148,11 @@ def _agree(op: Op, shape: tuple[int, int], result: Any, given: Inputs) -> None:
     _close(op, shape, _leaves((result, given)), _leaves((expected, exact)))
 
 
-def _close(op: Op, shape: tuple[int, int], found: list[Tensor], expected: list[Tensor]) -> None:
+def _close(op: Op, case: object, found: list[Tensor], expected: list[Tensor]) -> None:
     for one, other in zip(found, expected, strict=True):
-        assert one.shape == other.shape, f"{shape}: {tuple(one.shape)} instead of {tuple(other.shape)}"
-        torch.testing.assert_close(one.to(other.dtype), other, rtol=op.tolerance, atol=op.tolerance,
-                                   msg=lambda why: f"{shape}: {why}")  # fmt: skip
+        assert one.shape == other.shape, f"{case}: {tuple(one.shape)} instead of {tuple(other.shape)}"
+        torch.testing.assert_close(one.to(other.dtype), other, rtol=op.tolerance, atol=op.tolerance, equal_nan=True,
+                                   msg=lambda why: f"{case}: {why}")  # fmt: skip
 
 
 def _gradients(op: Op, function: Callable[..., Tensor], given: Inputs) -> list[Tensor]:
@@ -172,6 +184,10 @@ def _transposed(value: Tensor, around: list[tuple[Tensor, Tensor]]) -> Tensor:
 def _placed(value: Tensor, view: Tensor, memory: Tensor, around: list[tuple[Tensor, Tensor]]) -> Tensor:
     around.append((view, memory))
     return view.copy_(value)
+
+
+def _matrix(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() > 1 and value.is_floating_point()
 
 
 def _leaves(values: Any) -> list[Tensor]:
