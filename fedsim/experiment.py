@@ -178,7 +178,8 @@ def _trainer(
     try:
         return Trainer(model, dataset.x, dataset.y, parts, local.batch, local.optimizer, arm.keys.seed, keeps=kept,
                        private=local.private, objective=local.objective, poisoning=poisoning,
-                       source=local.source, rules=local.rules, personal=personal(arm, local, model))  # fmt: skip
+                       source=local.source, rules=local.rules, personal=personal(arm, local, model),
+                       growth=local.growth)  # fmt: skip
     except ValueError as error:
         raise ScenarioError(f"{arm.place(('local', 'optimizer_state'))}: local.optimizer_state: {error}") from None
 
@@ -237,7 +238,7 @@ def _workload(local: Any, sizes: Sequence[int], flops: float, nbytes: int) -> Wo
     ]
     objective = local.objective or Plain()
     source = local.source.effort(objective.losses)
-    looks = (source - 1 + sum(rule.effort for rule in local.rules)) * objective.points
+    looks = (source - 1 + sum(look.effort for look in local.looks)) * objective.points
     seen = [
         round(count * batch * (objective.effort_of(client) + looks))
         for client, (count, batch) in enumerate(zip(steps, batches, strict=True))

@@ -14,6 +14,7 @@ from fedsim.objectives import FedRBN
 from fedsim.optimizers.trial import check_optimizer
 from fedsim.personal import personal_names
 from fedsim.sources import Backpropagation
+from fedsim.steps.rule import Learning
 from fedsim.vector import Layout
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def refuse_unfit(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> No
     refuse_further(arm, local, dataset, model)
     refuse_objective(arm, local, dataset, model)
     refuse_rules(arm, local, dataset)
+    refuse_growth(arm, local, model)
     refuse_unprotected(arm, local, model)
     refuse_optimizer(arm, local, Layout.of(model))
 
@@ -77,11 +79,28 @@ def refuse_rules(arm: Arm, local: Any, dataset: Dataset) -> None:
                                 "classes, which these data do not have")  # fmt: skip
 
 
+def refuse_growth(arm: Arm, local: Any, model: nn.Module) -> None:
+    """ScenarioError where batches are to grow by gradients of single examples, which steps are not made of."""
+    if local.growth is None:
+        return
+    losses = 1 if local.objective is None else local.objective.losses
+    faults = {
+        "a model with BatchNorm has no gradients of one example at a time, which it tests": bool(norms(model)),
+        "it tests the gradients of the loss itself: take source: backpropagation":
+            type(local.source) is not Backpropagation,
+        f"it tests the gradients of one loss, and the objective adds up {losses}": losses > 1,
+        "a schedule that is learnt step by step has no steps to rely on": isinstance(local.schedule, Learning),
+    }  # fmt: skip
+    for why in [why for why, fault in faults.items() if fault]:
+        raise ScenarioError(f"{arm.place(('local', 'growth'))}: local.growth: {arm.keys.local.growth.name}: {why}")
+
+
 def refuse_unprotected(arm: Arm, local: Any, model: nn.Module) -> None:
     """ScenarioError where clipped gradients get noise, but steps depend on the examples in other ways too."""
     if local.private is None:
         return
-    ways = {"source": type(local.source) is not Backpropagation, "control": local.control is not None}
+    ways = {"source": type(local.source) is not Backpropagation, "control": local.control is not None,
+            "growth": local.growth is not None}  # fmt: skip
     for key in [key for key, said in ways.items() if said]:
         raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: with it steps depend on examples in a way that "
                             "local.private gives no noise")  # fmt: skip

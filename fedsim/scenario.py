@@ -23,6 +23,7 @@ from fedsim.errors import ScenarioError
 from fedsim.exams import EXAMS
 from fedsim.executors import EXECUTORS
 from fedsim.fleet import AVAILABILITY, DEVICES, PARTICIPATION, RATES, STRAGGLERS
+from fedsim.growth import GROWTH
 from fedsim.keys import Scenario
 from fedsim.mixing import GRAPHS, MERGE, MIXING
 from fedsim.models import MODELS
@@ -58,6 +59,7 @@ FAMILIES = {
     "source": SOURCES,
     "schedule": SCHEDULES,
     "control": CONTROLS,
+    "growth": GROWTH,
     "select": SELECT,
     "aggregator": AGGREGATORS,
     "discount": DISCOUNTS,

@@ -175,7 +175,7 @@ class Stage:
         if arm.keys.local.steps != 1:
             raise ScenarioError(f"{arm.place(('local',))}: local: a job is one gradient of {arm.keys.local.batch} "
                                 "examples of everybody's: with coding it has to say steps: 1")  # fmt: skip
-        usual = {"objective": None, "personal": None, "private": None, "shrink": None, "control": None,
+        usual = {"objective": None, "personal": None, "private": None, "shrink": None, "control": None, "growth": None,
                  "schedule": "constant", "source": "backpropagation"}  # fmt: skip
         for key, plain in usual.items():
             said = getattr(arm.keys.local, key)

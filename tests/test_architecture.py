@@ -69,6 +69,7 @@ NUMBERS = [
     "own_models",
     "sources",
     "steps",
+    "growth",
     "combiners",
     "defences",
     "attacks",

@@ -40,6 +40,9 @@ class Step:
     memory: Sequence[dict[str, Tensor]]
     """What each client keeps for its next steps, and its next training if whoever writes it `remembers`. Tensors in it
     are replaced, never written to."""
+    ahead: float = 0.0
+    """By how many steps, each of as many examples as the first, their training is further than `number` says: where
+    batches have grown."""
 
     @property
     def start(self) -> dict[str, Tensor]:
