@@ -159,7 +159,7 @@ class Trainer:
     def _train(self, tasks: Sequence[LocalTask], drift: Drift | None) -> list[LocalResult]:
         held = len(self.parts.indices[tasks[0].client])
         pace = Pace.of(tasks, min(self.batch, held), held, self.growth, self.each)
-        rows, labels = self._visits(tasks, pace.visits)
+        rows, labels = self._visits(tasks)
         losses = torch.zeros(rows.shape, dtype=tasks[0].params.dtype, device=rows.device)
         starts = [self.layout.unflatten(task.params) for task in tasks]
         stack = {name: torch.stack([start[name] for start in starts]) for name in self.layout.names}
@@ -209,10 +209,10 @@ class Trainer:
         return self._results(tasks, self.layout.join(stack), losses.cpu().numpy(), left, remembered, notes, memories,
                              pace)  # fmt: skip
 
-    def _visits(self, tasks: Sequence[LocalTask], most: int) -> tuple[Tensor, Tensor]:
-        """Rows of the dataset that each client visits, (K, most), and their labels; the finished visit nothing."""
+    def _visits(self, tasks: Sequence[LocalTask]) -> tuple[Tensor, Tensor]:
+        """Rows of the dataset that each client visits, (K, steps b), and their labels; the finished visit nothing."""
         held = [len(self.parts.indices[task.client]) for task in tasks]
-        rows = torch.zeros(len(tasks), most, dtype=torch.int64)
+        rows = torch.zeros(len(tasks), tasks[0].steps * min(self.batch, held[0]), dtype=torch.int64)
         own = torch.zeros(*rows.shape, *self.y.shape[1:], dtype=self.y.dtype) if self.parts.labels else None
         for k, task in enumerate(tasks):
             visits = batches(self.seed, task, held[k], self.batch).ravel()
