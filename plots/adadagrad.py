@@ -114,11 +114,16 @@ def draw(runs: Runs) -> Drawing:
             panels[1].plot(np.arange(ROUNDS + 1), [8, *sizes], color=colours[kind], linewidth=0.9)
     panels[0].set(xlabel="steps of a client in all", ylabel="test accuracy", xscale="log",
                   title="o: AdaGrad, x: AdaGrad-Norm; a mark a seed")  # fmt: skip
+    panels[0].set_xticks(ticks := [20, 50, 100, 200, 500], list(map(str, ticks)))
     panels[0].legend(fontsize=6, loc="lower right")
     panels[1].set(xlabel="rounds", ylabel="batch (mean over clients and seeds)", yscale="log", title="AdaGrad")
     panels[2].set(xlabel="rounds, of as many examples", ylabel="training loss", yscale="log", title="AdaGrad, means")
+    panels[1].set_yticks(ticks := [8, 20, 50, 100, 200], list(map(str, ticks)))
+    panels[2].set_yticks(ticks := [0.2, 0.5, 1, 2], list(map(str, ticks)))
     for panel in panels[1:]:
         panel.set_xticks(range(0, ROUNDS + 1, 5))
+    for panel in panels:
+        panel.tick_params(which="minor", labelbottom=False, labelleft=False)
     return drawing
 
 

@@ -98,6 +98,7 @@ def test_the_scale_of_the_loss_says_nothing(rule) -> None:
     assert {rule.next(2, 10**9, scale * rows()) for scale in (0.125, 3.0, 1e4)} == {expected}
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("rule", RULES, ids=repr)
 def test_batches_grow_as_far_as_is_asked_or_possible_and_never_shrink(rule) -> None:
     wanted = ceil(rule.wanted(Spread.of(rows())))
