@@ -25,6 +25,7 @@ from fedsim.fitness import personal, refuse_unfit
 from fedsim.fleet import Fleet
 from fedsim.hostility import Hostility
 from fedsim.models import initial_params, training_flops
+from fedsim.models.binary import Maturing
 from fedsim.objectives import FedRBN, Plain
 from fedsim.own_models import OwnModels
 from fedsim.progress import Progress
@@ -86,6 +87,12 @@ class Experiment:
         )
         progress.patience += 100 * len(self.work.steps)
         stage = Stage(self, trace, progress, select, timing_only)
+        made = self._set_up(stage)
+        if not timing_only and isinstance(self.trainer.model, Maturing):
+            progress.evaluate = partial(self.judge_at, progress, progress.evaluate)
+        return made
+
+    def _set_up(self, stage: Stage) -> ServerSimulation | Swarm | CodedSimulation:
         if self.arm.keys.peers is not None:
             return stage.swarm()
         if self.arm.keys.coding is not None:
@@ -102,6 +109,14 @@ class Experiment:
             return self.evaluator
         liars = self.hostility.liars
         return PeerEvaluator(self.evaluator, keys.evaluate.clients, liars.who if liars else ())
+
+    def judge_at(self, progress: Progress, judge: Callable[[Any], Measured], params: Any) -> Measured:
+        """Where the model's own way to learn depends on the version: by that of the one that is measured."""
+        evaluator, version = self.evaluator, progress.version
+        evaluator.indicators.version = version
+        if evaluator.robust is not None:
+            evaluator.robust = replace(evaluator.robust, source=self.trainer.plain_at(version))
+        return judge(params)
 
     def own_models(self, states: Callable[[], Mapping[int, ClientState]]) -> OwnModels:
         """What measures the models that clients have for themselves."""

@@ -82,7 +82,7 @@ FAMILIES = {
 
 GIVEN = {
     "data": ("folders", "seed"),
-    "model": ("shape", "classes", "vocabulary"),
+    "model": ("shape", "classes", "vocabulary", "versions"),
     "devices": ("folders",),
     "availability": ("folders",),
     "participation": ("clients", "seed"),

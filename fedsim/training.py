@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fedsim.drift import Drift, Left
-from fedsim.gradients import choose
+from fedsim.gradients import Gradients, choose
 from fedsim.gradients.per_example import EachExample
 from fedsim.growth import Growth, Pace
 from fedsim.models import check_trainable
+from fedsim.models.binary import Maturing, at
 from fedsim.objectives import FedRBN, Objective, Plain, Step
 from fedsim.optimizers.addressed import Addressed
 from fedsim.optimizers.memory import Memory, StackMemory, check_memory, likeness
@@ -87,15 +88,14 @@ class Trainer:
     ) -> None:  # fmt: skip
         check_trainable(model)
         self.x, self.y, self.parts, self.batch, self.optimizer, self.seed = x, y, parts, batch, optimizer, seed
-        self.layout = Layout.of(model)
+        self.model, self.layout = model, Layout.of(model)
         self.private, self.objective, self.poisoning = private, objective or Plain(), poisoning
         self.source, self.rules, self.growth = source, rules, growth
-        self.each = EachExample(model)
         self.paces: list[dict[str, int]] = []
         """What trainings have made of a growth: see `Pace`."""
         self.personal = Personal(personal, self.layout)
-        self.gradients, self.worth = choose(model, self.layout.size, batch, x.device, private and private.clip)
-        self.plain, self.gradients = self.gradients, self.objective.gradients(self.gradients)
+        self.plain, self.worth = self._chosen(model)
+        self.gradients = self.objective.gradients(self.plain)
         self.stackable = getattr(optimizer, "stackable", True)
         self.cohort = min(cohort or self.worth, self.worth) if self.stackable and growth is None else 1
         self.keeps = keeps
@@ -124,6 +124,14 @@ class Trainer:
         """Whether what its steps write down is there for the client's next training."""
         return self.objective.remembers or self.source.remembers
 
+    def _chosen(self, model: nn.Module) -> tuple[Gradients, int]:
+        return choose(model, self.layout.size, self.batch, self.x.device, self.private and self.private.clip)
+
+    def plain_at(self, version: int) -> Gradients:
+        """The source of gradients of the model as it is at a version."""
+        model = at(self.model, version)
+        return self.plain if model is self.model else self._chosen(model)[0]
+
     def look_up(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Examples and labels of rows (...,) of the dataset."""
         return self.x[rows], self.y[rows]
@@ -140,7 +148,7 @@ class Trainer:
         return [results[place] for place in range(len(tasks))]
 
     def _stacks(self, tasks: Sequence[LocalTask]) -> Iterator[list[int]]:
-        """Places of those that train together, in batches of one size and from memories that are alike.
+        """Places of those that train together, in batches of one size, from memories and models that are alike.
 
         Longest first, so that the finished are a tail.
         """
@@ -149,8 +157,9 @@ class Trainer:
             held = len(self.parts.indices[tasks[place].client])
             if not held and tasks[place].steps:
                 raise ValueError(f"client {tasks[place].client} has no examples to train on")
-            alike[min(self.batch, held), likeness(tasks[place].kept.optimizer)].append(place)
-        for (size, _), places in alike.items():
+            version = tasks[place].version if isinstance(self.model, Maturing) else None
+            alike[min(self.batch, held), version, likeness(tasks[place].kept.optimizer)].append(place)
+        for (size, *_), places in alike.items():
             numbers = size * tasks[places[0]].steps * self.y[:1].numel()
             most = min(self.cohort, max(1, VISITS // max(1, numbers)))
             for stack in np.array_split(places, -(-len(places) // most)):
@@ -158,7 +167,9 @@ class Trainer:
 
     def _train(self, tasks: Sequence[LocalTask], drift: Drift | None) -> list[LocalResult]:
         held = len(self.parts.indices[tasks[0].client])
-        pace = Pace.of(tasks, min(self.batch, held), held, self.growth, self.each)
+        pace = Pace.of(tasks, min(self.batch, held), held, self.growth,
+                       EachExample(at(self.model, tasks[0].version)))  # fmt: skip
+        gradients = self.objective.gradients(self.plain_at(tasks[0].version))
         rows, labels = self._visits(tasks)
         losses = torch.zeros(rows.shape, dtype=tasks[0].params.dtype, device=rows.device)
         starts = [self.layout.unflatten(task.params) for task in tasks]
@@ -183,7 +194,7 @@ class Trainer:
             y, own = labels[:active, span], None if offsets is None else offsets[:active]
             if self.poisoning:
                 x, y = self.poisoning.spoiled(x, y, tasks)
-            now = Step(self.gradients, params, x, y, own, tasks[:active], step, self.seed, self.layout,
+            now = Step(gradients, params, x, y, own, tasks[:active], step, self.seed, self.layout,
                        rows[:active, span], self.look_up, memories[:active], pace.ahead)  # fmt: skip
             terms = self.objective.terms(now)
             grads, losses[:active, span] = self.source.gradients(now, terms)
