@@ -17,7 +17,8 @@ FIGURE = Figure(
     "the rounds, as the paper's does with epochs. o = 1 is the straight-through estimator clipped at 1.5. Error: sum "
     "over layers of |f(W) - sign(W)|; variance: of |gradient| within a layer, summed, a mean over 32 batches of 64. "
     "Bounds after a pilot of one other seed, 30 rounds at two rates, and of 20 rounds for the o that grows. Weights "
-    "move so little that with a fixed o the error stays within 0.1 % of what it is at the start. Full: ten seeds for five.",
+    "move so little that with a fixed o the error stays within 0.1 % of what it is at the start. Full: ten seeds for "
+    "five.",
 )
 EXPONENTS = (1, 2, 3, 10)
 GROWING = "1 to 3"
