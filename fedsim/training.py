@@ -132,6 +132,11 @@ class Trainer:
         model = at(self.model, version)
         return self.plain if model is self.model else self._chosen(model)[0]
 
+    def gradients_at(self, version: int) -> Gradients:
+        """The objective's source, of the same model."""
+        plain = self.plain_at(version)
+        return self.gradients if plain is self.plain else self.objective.gradients(plain)
+
     def look_up(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Examples and labels of rows (...,) of the dataset."""
         return self.x[rows], self.y[rows]
@@ -169,7 +174,7 @@ class Trainer:
         held = len(self.parts.indices[tasks[0].client])
         pace = Pace.of(tasks, min(self.batch, held), held, self.growth,
                        EachExample(at(self.model, tasks[0].version)))  # fmt: skip
-        gradients = self.objective.gradients(self.plain_at(tasks[0].version))
+        gradients = self.gradients_at(tasks[0].version)
         rows, labels = self._visits(tasks)
         losses = torch.zeros(rows.shape, dtype=tasks[0].params.dtype, device=rows.device)
         starts = [self.layout.unflatten(task.params) for task in tasks]
