@@ -18,6 +18,7 @@ from fedsim.optimizers.trial import check_optimizer
 from fedsim.personal import personal_names
 from fedsim.probes import Cleaning, Continual
 from fedsim.sources import Backpropagation, BoRep, Eggroll, Game, Sar
+from fedsim.steps.rule import Learning
 from fedsim.vector import Layout
 from fedsim.wiring import refuse_wire
 
@@ -33,6 +34,7 @@ def refuse_unfit(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> No
     refuse_source(arm, local)
     refuse_rules(arm, local, dataset)
     refuse_probe(arm, local, model)
+    refuse_growth(arm, local, model)
     refuse_unprotected(arm, local, model)
     refuse_optimizer(arm, local, Layout.of(model))
 
@@ -165,11 +167,29 @@ def refuse_probe(arm: Arm, local: Any, model: nn.Module) -> None:
         raise ScenarioError(f"{arm.place(('local', 'probe'))}: local.probe: {arm.keys.local.probe.name} {why}")
 
 
+def refuse_growth(arm: Arm, local: Any, model: nn.Module) -> None:
+    """ScenarioError where batches are to grow by gradients of single examples, which steps are not made of."""
+    if local.growth is None:
+        return
+    losses = 1 if local.objective is None else local.objective.losses
+    faults = {
+        "a model with BatchNorm has no gradients of one example at a time, which it tests": bool(norms(model)),
+        "it tests the gradients of the loss itself: take source: backpropagation":
+            type(local.source) is not Backpropagation,
+        f"it tests the gradients of one loss, and the objective adds up {losses}": losses > 1,
+        "a schedule that is learnt step by step has no steps to rely on": isinstance(local.schedule, Learning),
+        "a probe looks between steps, and nobody knows how many there will be": local.probe is not None,
+    }  # fmt: skip
+    for why in [why for why, fault in faults.items() if fault]:
+        raise ScenarioError(f"{arm.place(('local', 'growth'))}: local.growth: {arm.keys.local.growth.name}: {why}")
+
+
 def refuse_unprotected(arm: Arm, local: Any, model: nn.Module) -> None:
     """ScenarioError where clipped gradients get noise, but steps depend on the examples in other ways too."""
     if local.private is None:
         return
-    ways = {"source": type(local.source) is not Backpropagation, "control": local.control is not None}
+    ways = {"source": type(local.source) is not Backpropagation, "control": local.control is not None,
+            "growth": local.growth is not None}  # fmt: skip
     for key in [key for key, said in ways.items() if said]:
         raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: with it steps depend on examples in a way that "
                             "local.private gives no noise")  # fmt: skip
@@ -189,7 +209,7 @@ def refuse_optimizer(arm: Arm, local: Any, layout: Layout) -> None:
 
 
 USUAL = {"objective": None, "personal": None, "private": None, "shrink": None, "control": None, "probe": None,
-         "schedule": "constant", "source": "backpropagation"}  # fmt: skip
+         "growth": None, "schedule": "constant", "source": "backpropagation"}  # fmt: skip
 """What a local step is, where nothing else is said."""
 
 

@@ -72,6 +72,7 @@ NUMBERS = [
     "replaying",
     "sources",
     "steps",
+    "growth",
     "combiners",
     "probes",
     "defences",
