@@ -15,24 +15,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedsim.drift import Drift, Left
+from fedsim.drift import Drift
 from fedsim.gradients import Gradients, choose
 from fedsim.gradients.per_example import EachExample
 from fedsim.growth import Growth, Pace
 from fedsim.models import check_trainable
 from fedsim.models.binary import Maturing, at
-from fedsim.objectives import FedRBN, Objective, Plain, Step
-from fedsim.optimizers.addressed import Addressed
-from fedsim.optimizers.memory import Memory, StackMemory, check_memory, likeness
-from fedsim.optimizers.retake import Retake
+from fedsim.objectives import FedRBN, Objective, Plain
+from fedsim.optimizers.memory import check_memory, likeness
 from fedsim.personal import Personal
-from fedsim.probes import Probe, Sightings
+from fedsim.probes import Probe
 from fedsim.rng import stream
-from fedsim.sources import PLAIN, Retaking, Source
-from fedsim.steps.rule import Learning, Notes, Proposal, Rule, taken
+from fedsim.sources import PLAIN, Source
+from fedsim.stack import Stack
+from fedsim.steps.rule import Learning, Rule
 from fedsim.vector import Layout
 from fedsim.wire.examples import ExampleNoise
-from fedsim.work import ClientState, LocalResult, LocalTask
+from fedsim.work import LocalResult, LocalTask
 
 if TYPE_CHECKING:
     from fedsim.attacks.liars import Poisoning
@@ -152,7 +151,7 @@ class Trainer:
         results = {}
         tasks = [self.personal.own(task) for task in tasks]
         for stack in self._stacks(tasks):
-            results.update(zip(stack, self._train([tasks[place] for place in stack], drift), strict=True))
+            results.update(zip(stack, Stack(self, [tasks[place] for place in stack], drift).trained(), strict=True))
         return [results[place] for place in range(len(tasks))]
 
     def _stacks(self, tasks: Sequence[LocalTask]) -> Iterator[list[int]]:
@@ -174,67 +173,13 @@ class Trainer:
             for stack in np.array_split(places, -(-len(places) // most)):
                 yield stack.tolist()
 
-    def _train(self, tasks: Sequence[LocalTask], drift: Drift | None) -> list[LocalResult]:
+    def pace(self, tasks: Sequence[LocalTask]) -> Pace:
+        """How what they visit is cut into steps."""
         held = len(self.parts.indices[tasks[0].client])
-        pace = Pace.of(tasks, min(self.batch, held), held, self.growth,
-                       EachExample(at(self.model, tasks[0].version)))  # fmt: skip
-        gradients = self.gradients_at(tasks[0].version)
-        rows, labels = self._visits(tasks)
-        losses = torch.zeros(rows.shape, dtype=tasks[0].params.dtype, device=rows.device)
-        starts = [self.layout.unflatten(task.params) for task in tasks]
-        stack = {name: torch.stack([start[name] for start in starts]) for name in self.layout.names}
-        params = {name: tensor.detach() for name, tensor in stack.items()}
-        offsets, memories = self.objective.offset(tasks), [dict(task.kept.own) for task in tasks]
-        moved = [tensor if self.stackable else tensor[0] for tensor in params.values()]
-        optimizer, active = self.optimizer(moved), len(tasks)
-        if isinstance(optimizer, Addressed):
-            optimizer.begin(tasks, self.seed, stacked=self.stackable)
-        memory = StackMemory(optimizer, dict(zip(params, moved, strict=True)), self.layout)
-        memory.recall([task.kept.optimizer for task in tasks])
-        remembered: list[Memory] = []
-        notes, sightings = Notes(self.rules, tasks), Sightings(self.probe)
-        correction = drift.correction(tasks, self.layout) if drift else None
-        for step, span in enumerate(pace):
-            if tasks[active - 1].steps <= step:
-                before, active = active, sum(task.steps > step for task in tasks)
-                remembered = memory.of(slice(active, before)) + remembered if self.keeps else []
-                narrow(optimizer, moved, active)
-            x = self.x.index_select(0, rows[:active, span].flatten()).unflatten(0, (active, -1))
-            y, own = labels[:active, span], None if offsets is None else offsets[:active]
-            if self.poisoning:
-                x, y = self.poisoning.spoiled(x, y, tasks)
-            now = Step(gradients, params, x, y, own, tasks[:active], step, self.seed, self.layout, rows[:active, span],
-                       self.look_up, memories[:active], self.personal.names, pace.ahead)  # fmt: skip
-            sightings.before(now)
-            terms = self.objective.terms(now)
-            grads, losses[:active, span] = self.source.gradients(now, terms)
-            pace.look(now, terms)
-            if self.private:
-                self.private.add(grads, tasks[:active], step, x.shape[1], self.seed)
-            if correction:
-                correction.add(grads, params)
-            before = {name: tensor.clone() for name, tensor in params.items()} if self.rules else {}
-            for tensor, name in zip(moved, params, strict=True):
-                tensor.grad = grads[name].reshape(tensor.shape)
-            retake = Retake(optimizer, params) if isinstance(self.source, Retaking) else None
-            optimizer.step()
-            for rule in self.rules:
-                change = {name: tensor - before[name] for name, tensor in params.items()}
-                proposal = Proposal(now, terms, before, change, grads)
-                notes.add(rule, proposal)
-                for name, after in taken(proposal, rule.factors(proposal)).items():
-                    params[name].copy_(after)
-            if retake is not None and isinstance(self.source, Retaking):
-                self.source.after(now, terms, retake)
-            sightings.after(now)
-            grads.clear()
-            optimizer.zero_grad()  # frees them, so that the next ones are written where they were
-        remembered = memory.of(slice(0, active)) + remembered if self.keeps else [{}] * len(tasks)
-        left = correction.finish(tasks) if correction else None
-        return self._results(tasks, self.layout.join(stack), losses.cpu().numpy(), left, remembered, notes, memories,
-                             sightings, pace)  # fmt: skip
+        source = EachExample(at(self.model, tasks[0].version))
+        return Pace.of(tasks, min(self.batch, held), held, self.growth, source)
 
-    def _visits(self, tasks: Sequence[LocalTask]) -> tuple[Tensor, Tensor]:
+    def visits(self, tasks: Sequence[LocalTask]) -> tuple[Tensor, Tensor]:
         """Rows of the dataset that each client visits, (K, steps b), and their labels; the finished visit nothing."""
         held = [len(self.parts.indices[task.client]) for task in tasks]
         rows = torch.zeros(len(tasks), tasks[0].steps * min(self.batch, held[0]), dtype=torch.int64)
@@ -246,35 +191,3 @@ class Trainer:
                 own[k, : len(visits)] = torch.from_numpy(self.parts.labels[task.client][visits])
         rows = rows.to(self.x.device)
         return rows, self.y[rows] if own is None else own.to(self.x.device)
-
-    def _results(self, tasks: Sequence[LocalTask], end: Tensor, losses: np.ndarray,
-                 left: Left, remembered: Sequence[Memory], notes: Notes, memories: Sequence[dict[str, Tensor]],
-                 sightings: Sightings, pace: Pace) -> list[LocalResult]:  # fmt: skip
-        """From the parameters (K, P) at the end, the losses (K, visits) and what a correction left, (K, P) each.
-
-        `remembered` is each client's own; no result keeps the stack in memory.
-        """
-        results = []
-        for k, task in enumerate(tasks):
-            seen = losses[k, : task.steps * pace.first].astype(np.float64)
-            count = max(1, seen.size)
-            loss, square_loss = float(seen.sum()) / count, float(np.square(seen).sum()) / count
-            drift, extra = [None if rows is None else rows[k].clone() for rows in left or (None, None)]
-            delta, own = self.personal.withheld(end[k], task.params)
-            written = {**(memories[k] if self.remembers else {}), **pace.kept}
-            kept = ClientState(drift, remembered[k], steps=notes.kept(k, task), personal=own, own=written)
-            self.paces += pace.rows(task)
-            results.append(LocalResult(delta, loss, square_loss, kept, extra, written=memories[k],
-                                       probed=sightings.table(k, task)))  # fmt: skip
-        return results
-
-
-def narrow(optimizer: Optimizer, params: Sequence[Tensor], clients: int) -> None:
-    """Let an optimizer go on with the first clients only; the others' parameters and memories stand still."""
-    for tensor in params:
-        memory = optimizer.state[tensor]
-        for name, value in memory.items():
-            if isinstance(value, Tensor) and value.shape[:1] == tensor.shape[:1]:
-                memory[name] = value[:clients]
-        tensor.grad = None
-        tensor.data = tensor.data[:clients]

@@ -52,6 +52,7 @@ TIME = [
 ]
 NUMBERS = [
     "training",
+    "stack",
     "coding",
     "encoder",
     "learner",
