@@ -52,6 +52,7 @@ class Stack:
         self.remembered: list[Memory] = []
         """What optimizers leave with those who have left, in order."""
         self.notes, self.sightings = Notes(trainer.rules, tasks), Sightings(trainer.probe)
+        self.retaking = trainer.source if isinstance(trainer.source, Retaking) else None
         self.correction = drift.correction(tasks, trainer.layout) if drift else None
 
     def trained(self) -> list[LocalResult]:
@@ -97,11 +98,11 @@ class Stack:
 
     def move(self, step: Step, terms: Sequence[Term], grads: dict[str, Tensor]) -> None:
         """Let the optimizer propose, rules shorten or lengthen, and the source take back what it does not want."""
-        rules, source = self.trainer.rules, self.trainer.source
+        rules = self.trainer.rules
         before = {name: tensor.clone() for name, tensor in self.params.items()} if rules else {}
         for tensor, name in zip(self.moved, self.params, strict=True):
             tensor.grad = grads[name].reshape(tensor.shape)
-        retake = Retake(self.optimizer, self.params) if isinstance(source, Retaking) else None
+        retake = Retake(self.optimizer, self.params) if self.retaking else None
         self.optimizer.step()
         for rule in rules:
             change = {name: tensor - before[name] for name, tensor in self.params.items()}
@@ -109,8 +110,8 @@ class Stack:
             self.notes.add(rule, proposal)
             for name, after in taken(proposal, rule.factors(proposal)).items():
                 self.params[name].copy_(after)
-        if retake is not None and isinstance(source, Retaking):
-            source.after(step, terms, retake)
+        if self.retaking and retake:
+            self.retaking.after(step, terms, retake)
         grads.clear()
         self.optimizer.zero_grad()  # frees them, so that the next ones are written where they were
 

@@ -176,7 +176,7 @@ class Trainer:
     def pace(self, tasks: Sequence[LocalTask]) -> Pace:
         """How what they visit is cut into steps."""
         held = len(self.parts.indices[tasks[0].client])
-        source = EachExample(at(self.model, tasks[0].version))
+        source = EachExample(at(self.model, tasks[0].version)) if self.growth else None
         return Pace.of(tasks, min(self.batch, held), held, self.growth, source)
 
     def visits(self, tasks: Sequence[LocalTask]) -> tuple[Tensor, Tensor]:

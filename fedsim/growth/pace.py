@@ -44,7 +44,7 @@ class Pace:
 
     @classmethod
     def of(cls, tasks: Sequence[LocalTask], first: int, held: int, growth: Growth | None,
-           source: EachExample) -> Pace:  # fmt: skip
+           source: EachExample | None) -> Pace:  # fmt: skip
         """Of clients that start now, the longest first, of whom the first holds so many examples."""
         visits = tasks[0].steps * first
         if growth is None:
