@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsim.gradients.single import Single
-from fedsim.models.binary import binary_weights, estimating_error, gradient_variance
+from fedsim.models.binary import at, binary_weights, estimating_error, gradient_variance
 
 
 class Indicators:
@@ -20,19 +20,22 @@ class Indicators:
     """
 
     def __init__(self, model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
-        self.binary, self.batches = binary_weights(model), batches
-        self.source = Single(model)
+        self.model, self.batches, self.version = model, batches, 0
+        """The version is what the next model to be measured has."""
 
     def __call__(self, named: Mapping[str, Tensor]) -> dict[str, float]:
         """At these parameters, by name."""
-        if not self.binary:
+        model = at(self.model, self.version)
+        if not (binary := binary_weights(model)):
             return {}
-        found = [self._variance(named, *batch) for batch in self.batches]
-        error = sum(estimating_error([named[name]], o) for name, o in self.binary.items())
+        found = [gradient_variance(self._gradients(model, named, *batch)) for batch in self.batches]
+        error = sum(estimating_error([named[name]], o) for name, o in binary.items())
         return {"estimating_error": error, "gradient_variance": sum(found) / len(found)}
 
-    def _variance(self, named: Mapping[str, Tensor], x: Tensor, y: Tensor) -> float:
+    @staticmethod
+    def _gradients(model: nn.Module, named: Mapping[str, Tensor], x: Tensor, y: Tensor) -> list[Tensor]:
+        """Of binary weights."""
         params = {name: part.unsqueeze(0) for name, part in named.items()}
         with torch.enable_grad():
-            gradients, _ = self.source(params, x.unsqueeze(0), y.unsqueeze(0))
-        return gradient_variance([gradients[name] for name in self.binary])
+            gradients, _ = Single(model)(params, x.unsqueeze(0), y.unsqueeze(0))
+        return [gradients[name] for name in binary_weights(model)]

@@ -68,6 +68,7 @@ def conduct(experiment: Experiment, path: Path, watch: Watch = lambda progress, 
     listener = simulation.wire and simulation.wire.eavesdropper if isinstance(simulation, ServerSimulation) else None
     if listener is not None:
         folder.leakage(*listener.reconstructions())
+    folder.batches(experiment.trainer.paces)
     folder.receipt(_receipt(simulation, experiment, monotonic() - began))
     return load(path)
 

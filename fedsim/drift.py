@@ -91,21 +91,22 @@ class _Offset:
     def __init__(self, tasks: Sequence[LocalTask], layout: Layout):
         zero = torch.zeros_like(tasks[0].params)
         sent = torch.stack([zero if task.sent is None else task.sent for task in tasks])
-        self.sum = torch.zeros_like(sent)
+        self.sum, self.steps = torch.zeros_like(sent), sent.new_zeros(len(sent), 1)
         self.offset, self.sums = layout.unflatten(sent), layout.unflatten(self.sum)
 
     def add(self, grads: dict[str, Tensor], params: Mapping[str, Tensor]) -> None:
+        self.steps[: len(next(iter(grads.values())))] += 1
         for name, grad in grads.items():
             self.sums[name][: len(grad)] += grad
             grads[name] = grad + self.offset[name][: len(grad)]
 
     def finish(self, tasks: Sequence[LocalTask]) -> tuple[Tensor | None, Tensor]:
-        return None, self.mean(tasks)
+        return None, self.mean
 
-    def mean(self, tasks: Sequence[LocalTask]) -> Tensor:
+    @property
+    def mean(self) -> Tensor:
         """Of the plain gradients of each client, (K, P)."""
-        steps = torch.tensor([[max(1, task.steps)] for task in tasks], dtype=self.sum.dtype, device=self.sum.device)
-        return self.sum / steps
+        return self.sum / self.steps.clamp_min(1)
 
 
 @dataclass(frozen=True)
@@ -132,5 +133,4 @@ class _Variates(_Offset):
             self.offset[name] = self.offset[name] - own
 
     def finish(self, tasks: Sequence[LocalTask]) -> tuple[Tensor, Tensor]:
-        mean = self.mean(tasks)
-        return mean, mean - self.own
+        return self.mean, self.mean - self.own

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fedsim.attacks.leakage import Reconstruction, Sight, matched, plain, psnr
 from fedsim.errors import ScenarioError
+from fedsim.models.binary import at
 from fedsim.objectives import Plain
 from fedsim.optimizers import Recipe
 from fedsim.sources import Backpropagation
@@ -79,7 +80,7 @@ class Eavesdropper:
         content = message[0] if sketched else self.codec.decode(message, size, draw)
         bare = not sketched and self.privacy.clip is None
         return Sight(
-            model=experiment.evaluator.model, layout=experiment.layout, params=task.params,
+            model=at(experiment.evaluator.model, task.version), layout=experiment.layout, params=task.params,
             message=content.double() / -self._lr, shape=tuple(experiment.trainer.x.shape[1:]),
             classes=experiment.given["classes"], batch=len(self._truth(task)[1]),
             sketch=plain if bare else partial(self._sent, draw=draw),

@@ -25,6 +25,7 @@ from fedsim.fitness import exam, personal, refuse_unfit
 from fedsim.fleet import Fleet
 from fedsim.hostility import Hostility
 from fedsim.models import initial_params, training_flops
+from fedsim.models.binary import Maturing
 from fedsim.objectives import FedRBN, Plain
 from fedsim.own_models import OwnModels
 from fedsim.probed import Probed
@@ -89,6 +90,12 @@ class Experiment:
         if self.trainer.probe is not None and not timing_only:
             progress.probed = Probed()
         stage = Stage(self, trace, progress, select, timing_only)
+        made = self._set_up(stage)
+        if not timing_only and isinstance(self.trainer.model, Maturing):
+            progress.evaluate = partial(self.judge_at, progress, progress.evaluate)
+        return made
+
+    def _set_up(self, stage: Stage) -> ServerSimulation | Swarm | CodedSimulation:
         if self.arm.keys.peers is not None:
             return stage.swarm()
         if self.arm.keys.coding is not None:
@@ -105,6 +112,14 @@ class Experiment:
             return self.evaluator
         liars = self.hostility.liars
         return PeerEvaluator(self.evaluator, keys.evaluate.clients, liars.who if liars else ())
+
+    def judge_at(self, progress: Progress, judge: Callable[[Any], Measured], params: Any) -> Measured:
+        """Where the model's own way to learn depends on the version: by that of the one that is measured."""
+        evaluator, version = self.evaluator, progress.version
+        evaluator.indicators.version = version
+        if evaluator.robust is not None:
+            evaluator.robust = replace(evaluator.robust, source=self.trainer.plain_at(version))
+        return judge(params)
 
     def own_models(self, states: Callable[[], Mapping[int, ClientState]]) -> OwnModels:
         """What measures the models that clients have for themselves."""
@@ -183,7 +198,7 @@ def _trainer(
         return Trainer(model, dataset.x, dataset.y, parts, local.batch, local.optimizer, arm.keys.seed, keeps=kept,
                        private=local.private, objective=local.objective, poisoning=poisoning,
                        source=local.source, rules=local.rules, personal=personal(arm, local, model),
-                       probe=local.probe)  # fmt: skip
+                       probe=local.probe, growth=local.growth)  # fmt: skip
     except ValueError as error:
         raise ScenarioError(f"{arm.place(('local', 'optimizer_state'))}: local.optimizer_state: {error}") from None
 
@@ -242,7 +257,7 @@ def _workload(local: Any, sizes: Sequence[int], flops: float, nbytes: int) -> Wo
     ]
     objective = local.objective or Plain()
     source = local.source.effort(objective.losses)
-    looks = (source - 1 + sum(rule.effort for rule in local.rules)) * objective.points
+    looks = (source - 1 + sum(look.effort for look in local.looks)) * objective.points
     probe = local.probe.effort if local.probe else lambda steps, batch: 0.0
     seen = [
         round(count * batch * (objective.effort_of(client) + looks) + probe(count, batch))

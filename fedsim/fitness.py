@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from fedsim.optimizers.trial import check_optimizer
 from fedsim.personal import personal_names
 from fedsim.probes import Cleaning, Continual
 from fedsim.sources import Backpropagation, BoRep, Eggroll, Game, Sar
+from fedsim.steps.rule import Learning
 from fedsim.vector import Layout
 from fedsim.wiring import refuse_wire
 
@@ -33,6 +35,7 @@ def refuse_unfit(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> No
     refuse_source(arm, local)
     refuse_rules(arm, local, dataset)
     refuse_probe(arm, local, model)
+    refuse_growth(arm, local, model)
     refuse_unprotected(arm, local, model)
     refuse_optimizer(arm, local, Layout.of(model))
 
@@ -47,51 +50,44 @@ def refuse_further(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> 
                             f"{wanted} are read, {wanted - dataset.outputs} of them beside outputs")  # fmt: skip
 
 
+def refuse(arm: Arm, key: str, faults: Mapping[str, bool]) -> None:
+    """ScenarioError with the first of these sentences about a key of a local step that is true."""
+    for why in [why for why, true in faults.items() if true]:
+        raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: {why}")
+
+
 def refuse_objective(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> None:
     """ScenarioError where what clients are to minimise is not for these data, or gives away what noise should hide."""
     objective = local.objective
-    if isinstance(objective, Players) != isinstance(local.source, Game):
-        raise ScenarioError(f"{arm.place(('local', 'source'))}: local.source: game and the objective players go "
-                            "together: players' losses are not one sum to be minimised")  # fmt: skip
+    refuse(arm, "source", {"game and the objective players go together: players' losses are no sum to be minimised":
+                           isinstance(objective, Players) != isinstance(local.source, Game)})  # fmt: skip
     if objective is None:
         return
-    place, name = arm.place(("local", "objective")), arm.keys.local.objective.name
-    if objective.classes and not dataset.has_classes:
-        raise ScenarioError(f"{place}: local.objective: {name} is for classes, which these data do not have")
-    if isinstance(objective, Odice) and not dataset.walks:
-        raise ScenarioError(f"{place}: local.objective: {name} learns from walks, such as grid_world's")
-    if isinstance(objective, FedRBN) and not norms(model):
-        raise ScenarioError(f"{place}: local.objective: {name} is for models with BatchNorm, such as resnet")
-    if isinstance(objective, FedRBN) and local.control is not None:
-        raise ScenarioError(
-            f"{place}: local.objective: {name} has two batches a step, which a control would take for one"
-        )
-    if isinstance(objective, Players) and not isinstance(model, Gan):
-        raise ScenarioError(f"{place}: local.objective: {name} need a model of two, such as gan")
-    if isinstance(objective, FedRBN) and isinstance(local.source, Eggroll):
-        raise ScenarioError(f"{place}: local.objective: {name} has two batches a step, whose statistics a population "
-                            "would take for one's")  # fmt: skip
+    name, fedrbn, private = arm.keys.local.objective.name, isinstance(objective, FedRBN), local.private is not None
+    refuse(arm, "objective", {
+        f"{name} is for classes, which these data do not have": objective.classes and not dataset.has_classes,
+        f"{name} learns from walks, such as grid_world's": isinstance(objective, Odice) and not dataset.walks,
+        f"{name} is for models with BatchNorm, such as resnet": fedrbn and not norms(model),
+        f"{name} has two batches a step, which a control would take for one": fedrbn and local.control is not None,
+        f"{name} has two batches a step, whose statistics a population would take for one's":
+            fedrbn and isinstance(local.source, Eggroll),
+        f"{name} need a model of two, such as gan": isinstance(objective, Players) and not isinstance(model, Gan),
+        f"with {name} every gradient of a client depends on {objective.discloses}, which local.private gives no noise":
+            private and objective.discloses is not None,
+        f"{name} adds up {objective.losses} losses, each of which local.private would clip by itself":
+            private and objective.losses > 1,
+    })  # fmt: skip
     if isinstance(objective, Tent):
         refuse_adaptation(arm, local)
-    if objective.discloses and local.private is not None:
-        raise ScenarioError(f"{place}: local.objective: with {name} every gradient of a client depends on "
-                            f"{objective.discloses}, which local.private gives no noise")  # fmt: skip
-    if objective.losses > 1 and local.private is not None:
-        raise ScenarioError(f"{place}: local.objective: {name} adds up {objective.losses} losses, each of which "
-                            "local.private would clip by itself")  # fmt: skip
 
 
 def refuse_adaptation(arm: Arm, local: Any) -> None:
     """ScenarioError where more than what is each client's own would move."""
-    faults = {
-        "personal": ("tent adapts what stays with clients: say norms", local.personal is not None),
-        "optimizer_state": ("tent needs a fresh optimizer, as one that remembers would move what is not adapted",
-                            local.optimizer_state == "fresh"),
-        "optimizer": ("tent leaves alone what is not adapted: take sgd without decay", undecayed(local.optimizer)),
-    }  # fmt: skip
-    for key, (why, fine) in faults.items():
-        if not fine:
-            raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: {why}")
+    refuse(arm, "personal", {"tent adapts what stays with clients: say norms": local.personal is None})
+    refuse(arm, "optimizer_state", {"tent needs a fresh optimizer, as a memory would move what is not adapted":
+                                    local.optimizer_state != "fresh"})  # fmt: skip
+    refuse(arm, "optimizer", {"tent leaves alone what is not adapted: take sgd without decay":
+                              not undecayed(local.optimizer)})  # fmt: skip
 
 
 def undecayed(optimizer: Any) -> bool:
@@ -121,61 +117,67 @@ def exam(arm: Arm, model: nn.Module, dataset: Dataset) -> Exam:
 
 def refuse_source(arm: Arm, local: Any) -> None:
     """ScenarioError where a source is not for what clients minimise."""
-    if isinstance(local.source, Sar) and not isinstance(local.objective, Tent):
-        raise ScenarioError(f"{arm.place(('local', 'source'))}: local.source: sar adapts without labels: it is for "
-                            "objective tent")  # fmt: skip
+    refuse(arm, "source", {"sar adapts without labels: it is for objective tent":
+                           isinstance(local.source, Sar) and not isinstance(local.objective, Tent)})  # fmt: skip
     if isinstance(local.source, BoRep):
-        refuse_cleaning(arm, local)
-
-
-def refuse_cleaning(arm: Arm, local: Any) -> None:
-    """ScenarioError where models would move between their periods, or minimise something else."""
-    still = undecayed(local.optimizer) and not local.optimizer.arguments.get("momentum")
-    faults = {
-        "optimizer": ("borep's models stand still between periods: take sgd without momentum and decay", still),
-        "objective": ("borep weights the loss of the examples as they are", local.objective is None),
-    }
-    for key, (why, fine) in faults.items():
-        if not fine:
-            raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: {why}")
+        still = undecayed(local.optimizer) and not local.optimizer.arguments.get("momentum")
+        refuse(arm, "optimizer", {"borep's models stand still between periods: take sgd without momentum and decay":
+                                  not still})  # fmt: skip
+        refuse(arm, "objective", {"borep weights the loss of the examples as they are": local.objective is not None})
 
 
 def refuse_rules(arm: Arm, local: Any, dataset: Dataset) -> None:
     """ScenarioError where steps are to be as long as scores of classes allow, and there are none, or others too."""
+    further = local.objective is not None and local.objective.further > 0
     for key in ("schedule", "control"):
-        if getattr(getattr(local, key), "classes", False) and not dataset.has_classes:
-            raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: {getattr(arm.keys.local, key).name} is for "
-                                "classes, which these data do not have")  # fmt: skip
-    if getattr(local.control, "classes", False) and local.objective is not None and local.objective.further:
-        name = arm.keys.local.control.name
-        raise ScenarioError(f"{arm.place(('local', 'control'))}: local.control: {name} takes all that a model gives "
-                            "for scores of classes, but this one gives further ones")  # fmt: skip
+        classes = getattr(getattr(local, key), "classes", False)
+        name = getattr(getattr(arm.keys.local, key), "name", "")
+        refuse(arm, key, {
+            f"{name} is for classes, which these data do not have": classes and not dataset.has_classes,
+            f"{name} takes all that a model gives for scores of classes, but this one gives further ones":
+                classes and further,
+        })  # fmt: skip
 
 
 def refuse_probe(arm: Arm, local: Any, model: nn.Module) -> None:
     """ScenarioError where a probe cannot look at these data, or at this model."""
     if local.probe is None:
         return
-    faults = [local.probe.lacks] if local.probe.lacks else []
-    if isinstance(local.probe, Continual) and norms(model):
-        faults.append("judges models without BatchNorm, which takes its statistics of whatever batch it is judged on")
-    if isinstance(local.probe, Cleaning) and not isinstance(local.source, BoRep):
-        faults.append("looks at the weights of source borep")
-    for why in faults:
-        raise ScenarioError(f"{arm.place(('local', 'probe'))}: local.probe: {arm.keys.local.probe.name} {why}")
+    name = arm.keys.local.probe.name
+    refuse(arm, "probe", {
+        f"{name} {local.probe.lacks}": bool(local.probe.lacks),
+        f"{name} judges models without BatchNorm, which takes its statistics of whatever batch it is judged on":
+            isinstance(local.probe, Continual) and bool(norms(model)),
+        f"{name} looks at the weights of source borep":
+            isinstance(local.probe, Cleaning) and not isinstance(local.source, BoRep),
+    })  # fmt: skip
+
+
+def refuse_growth(arm: Arm, local: Any, model: nn.Module) -> None:
+    """ScenarioError where batches are to grow by gradients of single examples, which steps are not made of."""
+    if local.growth is None:
+        return
+    name, losses = arm.keys.local.growth.name, 1 if local.objective is None else local.objective.losses
+    refuse(arm, "growth", {
+        f"{name}: a model with BatchNorm has no gradients of one example at a time, which it tests": bool(norms(model)),
+        f"{name}: it tests the gradients of the loss itself: take source: backpropagation":
+            type(local.source) is not Backpropagation,
+        f"{name}: it tests the gradients of one loss, and the objective adds up {losses}": losses > 1,
+        f"{name}: a schedule that is learnt step by step has no steps to rely on": isinstance(local.schedule, Learning),
+        f"{name}: a probe looks between steps, and nobody knows how many there will be": local.probe is not None,
+    })  # fmt: skip
 
 
 def refuse_unprotected(arm: Arm, local: Any, model: nn.Module) -> None:
     """ScenarioError where clipped gradients get noise, but steps depend on the examples in other ways too."""
     if local.private is None:
         return
-    ways = {"source": type(local.source) is not Backpropagation, "control": local.control is not None}
-    for key in [key for key, said in ways.items() if said]:
-        raise ScenarioError(f"{arm.place(('local', key))}: local.{key}: with it steps depend on examples in a way that "
-                            "local.private gives no noise")  # fmt: skip
-    if norms(model):
-        raise ScenarioError(f"{arm.place(('local', 'private'))}: local.private: its gradients are of one example at a "
-                            "time, which a model with BatchNorm cannot learn from")  # fmt: skip
+    ways = {"source": type(local.source) is not Backpropagation, "control": local.control is not None,
+            "growth": local.growth is not None}  # fmt: skip
+    for key, said in ways.items():
+        refuse(arm, key, {"with it steps depend on examples in a way that local.private gives no noise": said})
+    refuse(arm, "private", {"its gradients are of one example at a time, which no BatchNorm can learn from":
+                            bool(norms(model))})  # fmt: skip
 
 
 def refuse_optimizer(arm: Arm, local: Any, layout: Layout) -> None:
@@ -189,7 +191,7 @@ def refuse_optimizer(arm: Arm, local: Any, layout: Layout) -> None:
 
 
 USUAL = {"objective": None, "personal": None, "private": None, "shrink": None, "control": None, "probe": None,
-         "schedule": "constant", "source": "backpropagation"}  # fmt: skip
+         "growth": None, "schedule": "constant", "source": "backpropagation"}  # fmt: skip
 """What a local step is, where nothing else is said."""
 
 

@@ -82,6 +82,8 @@ class Local:
     """What the learning rate is multiplied by, as time goes on."""
     control: Any = None
     """How far to go of the step that the optimizer proposes; None: all the way."""
+    growth: Any = None
+    """How batches grow, from `batch`, while steps or epochs are as many examples as before; None: they do not."""
 
     probe: Any = None
     """What is looked at inside it, step by step (`probes.csv`)."""
@@ -92,9 +94,16 @@ class Local:
         rules = [] if isinstance(self.schedule, Constant) else [self.schedule]
         return rules if self.control is None else [*rules, self.control]
 
+    @property
+    def looks(self) -> list[Any]:
+        """What looks at steps beside whatever makes their gradients, each at its price."""
+        return self.rules if self.growth is None else [*self.rules, self.growth]
+
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("needs either steps or epochs")
+        if self.growth is not None and not 2 <= self.batch <= self.growth.most:
+            raise ValueError(f"growth: batches begin with {self.batch}, which has to be from 2 to {self.growth.most}")
         if self.shrink is not None and self.shrink.least > self.passes:
             raise ValueError(f"shrink: least is {self.shrink.least}, but there are {self.passes} at first")
 

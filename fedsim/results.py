@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -83,6 +83,11 @@ class RunFolder:
             name: np.ascontiguousarray(values) for name, values in weights.items()
         }  # a view would be written wrong
         self._write(f"{stem}.safetensors", save(whole))
+
+    def batches(self, rows: Sequence[Mapping[str, int]]) -> None:
+        """What trainings have made of batches that grow, if any have; in the order of rounds, then of clients."""
+        if rows:
+            self._table("batches.csv", pd.DataFrame(rows).sort_values(["training", "client"]))
 
     def leakage(self, rows: pd.DataFrame, pictures: Mapping[str, Any]) -> None:
         """What an eavesdropper has found: how well, and the examples."""
@@ -194,6 +199,19 @@ class Run:
         if not (self.path / LINKS).exists():
             raise ScenarioError(f"{self.path}: this run says nothing of its links; it has no {LINKS}")
         return pd.read_parquet(self.path / LINKS)
+
+    @cached_property
+    def batches(self) -> pd.DataFrame:
+        """One row a local training whose batches could grow: `client`, `training` (its n-th), `steps` that it took,
+        `examples` that it saw, `batch` that the next one begins with; of a comparison as for `metrics`.
+
+        ScenarioError if the run has none.
+        """
+        if self.arms != [self]:
+            return pd.concat([arm.batches.assign(arm=arm.label) for arm in self.arms], ignore_index=True)
+        if not (self.path / "batches.csv").exists():
+            raise ScenarioError(f"{self.path}: no batches have grown in this run; see local.growth")
+        return pd.read_csv(self.path / "batches.csv")
 
     @cached_property
     def leakage(self) -> pd.DataFrame:

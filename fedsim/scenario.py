@@ -23,6 +23,7 @@ from fedsim.errors import ScenarioError
 from fedsim.exams import EXAMS
 from fedsim.executors import EXECUTORS
 from fedsim.fleet import AVAILABILITY, DEVICES, PARTICIPATION, RATES, STRAGGLERS
+from fedsim.growth import GROWTH
 from fedsim.keys import Scenario
 from fedsim.mixing import GRAPHS, MERGE, MIXING
 from fedsim.models import MODELS
@@ -59,6 +60,7 @@ FAMILIES = {
     "source": SOURCES,
     "schedule": SCHEDULES,
     "control": CONTROLS,
+    "growth": GROWTH,
     "select": SELECT,
     "aggregator": AGGREGATORS,
     "discount": DISCOUNTS,
@@ -82,7 +84,7 @@ FAMILIES = {
 
 GIVEN = {
     "data": ("folders", "seed"),
-    "model": ("shape", "classes", "vocabulary"),
+    "model": ("shape", "classes", "vocabulary", "versions"),
     "devices": ("folders",),
     "availability": ("folders",),
     "participation": ("clients", "seed"),

@@ -21,6 +21,7 @@ from fedsim.errors import ScenarioError
 from fedsim.executors import Null
 from fedsim.fitness import refuse_beside, refuse_unusual
 from fedsim.learner import Idle, Learner
+from fedsim.models.binary import Maturing
 from fedsim.network import Shape, Tree, edge_name, policy_of
 from fedsim.rng import stream
 from fedsim.roster import Census, Roster
@@ -182,6 +183,9 @@ class Stage:
             raise ScenarioError(f"{arm.place(('local',))}: local: a job is one gradient of {arm.keys.local.batch} "
                                 "examples of everybody's: with coding it has to say steps: 1")  # fmt: skip
         refuse_unusual(arm, "a job is one gradient of the loss of examples as they are")
+        if isinstance(self.experiment.trainer.model, Maturing):
+            raise ScenarioError(f"{arm.place(('model',))}: model: a job's gradient is of a model that stays as it is, "
+                                "and its o grows")  # fmt: skip
         if arm.keys.evaluate.clients:
             raise ScenarioError(f"{arm.place(('evaluate', 'clients'))}: evaluate.clients: a code's workers have no "
                                 "models of their own")  # fmt: skip

@@ -15,21 +15,23 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fedsim.drift import Drift, Left
-from fedsim.gradients import choose
+from fedsim.drift import Drift
+from fedsim.gradients import Gradients, choose
+from fedsim.gradients.per_example import EachExample
+from fedsim.growth import Growth, Pace
 from fedsim.models import check_trainable
-from fedsim.objectives import FedRBN, Objective, Plain, Step
-from fedsim.optimizers.addressed import Addressed
-from fedsim.optimizers.memory import Memory, StackMemory, check_memory, likeness
-from fedsim.optimizers.retake import Retake
+from fedsim.models.binary import Maturing, at
+from fedsim.objectives import FedRBN, Objective, Plain
+from fedsim.optimizers.memory import check_memory, likeness
 from fedsim.personal import Personal
-from fedsim.probes import Probe, Sightings
+from fedsim.probes import Probe
 from fedsim.rng import stream
-from fedsim.sources import PLAIN, Retaking, Source
-from fedsim.steps.rule import Learning, Notes, Proposal, Rule, taken
+from fedsim.sources import PLAIN, Source
+from fedsim.stack import Stack
+from fedsim.steps.rule import Learning, Rule
 from fedsim.vector import Layout
 from fedsim.wire.examples import ExampleNoise
-from fedsim.work import ClientState, LocalResult, LocalTask
+from fedsim.work import LocalResult, LocalTask
 
 if TYPE_CHECKING:
     from fedsim.attacks.liars import Poisoning
@@ -72,6 +74,7 @@ class Trainer:
         rules: how far steps go of what the optimizer proposes, one after another.
         personal: parameters that stay with the client, by name.
         probe: what is looked at between steps.
+        growth: how batches grow, from `batch`; its clients are trained one at a time.
 
     Raises:
         ValueError: a model with BatchNorm or Dropout; an optimizer whose memory cannot be kept, if it has to be.
@@ -83,18 +86,20 @@ class Trainer:
         keeps: bool = False, private: ExampleNoise | None = None,
         objective: Objective | None = None, poisoning: Poisoning | None = None,
         source: Source = PLAIN, rules: Sequence[Rule] = (), personal: Collection[str] = (),
-        probe: Probe | None = None,
+        probe: Probe | None = None, growth: Growth | None = None,
     ) -> None:  # fmt: skip
         check_trainable(model)
         self.x, self.y, self.parts, self.batch, self.optimizer, self.seed = x, y, parts, batch, optimizer, seed
-        self.layout = Layout.of(model)
+        self.model, self.layout = model, Layout.of(model)
         self.private, self.objective, self.poisoning = private, objective or Plain(), poisoning
-        self.source, self.rules, self.probe = source, rules, probe
+        self.source, self.rules, self.probe, self.growth = source, rules, probe, growth
+        self.paces: list[dict[str, int]] = []
+        """What trainings have made of a growth: see `Pace`."""
         self.personal = Personal(personal, self.layout)
-        self.gradients, self.worth = choose(model, self.layout.size, batch, x.device, private and private.clip)
-        self.plain, self.gradients = self.gradients, self.objective.gradients(self.gradients)
+        self.plain, self.worth = self._chosen(model)
+        self.gradients = self.objective.gradients(self.plain)
         self.stackable = getattr(optimizer, "stackable", True)
-        self.cohort = min(cohort or self.worth, self.worth) if self.stackable else 1
+        self.cohort = min(cohort or self.worth, self.worth) if self.stackable and growth is None else 1
         self.keeps = keeps
         if keeps:
             check_memory(optimizer, self.layout, self.stackable)
@@ -108,18 +113,31 @@ class Trainer:
     def momentum(self) -> float | None:
         """Of plain SGD that starts afresh each time and takes whole steps; None: what clients do is not so simple."""
         momentum = getattr(self.optimizer, "momentum", None)
-        return None if self.rules or (self.keeps and momentum) else momentum
+        return None if self.rules or self.growth or (self.keeps and momentum) else momentum
 
     @property
     def goes_on(self) -> bool:
         """Whether a client's next training depends on what this one leaves, whatever corrects drift."""
         learning = any(isinstance(rule, Learning) for rule in self.rules)
-        return self.keeps or self.personal.any or learning or self.remembers
+        return self.keeps or self.personal.any or learning or self.remembers or self.growth is not None
 
     @property
     def remembers(self) -> bool:
         """Whether what its steps write down is there for the client's next training."""
         return self.objective.remembers or self.source.remembers
+
+    def _chosen(self, model: nn.Module) -> tuple[Gradients, int]:
+        return choose(model, self.layout.size, self.batch, self.x.device, self.private and self.private.clip)
+
+    def plain_at(self, version: int) -> Gradients:
+        """The source of gradients of the model as it is at a version."""
+        model = at(self.model, version)
+        return self.plain if model is self.model else self._chosen(model)[0]
+
+    def gradients_at(self, version: int) -> Gradients:
+        """The objective's source, of the same model."""
+        plain = self.plain_at(version)
+        return self.gradients if plain is self.plain else self.objective.gradients(plain)
 
     def look_up(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Examples and labels of rows (...,) of the dataset."""
@@ -133,11 +151,11 @@ class Trainer:
         results = {}
         tasks = [self.personal.own(task) for task in tasks]
         for stack in self._stacks(tasks):
-            results.update(zip(stack, self._train([tasks[place] for place in stack], drift), strict=True))
+            results.update(zip(stack, Stack(self, [tasks[place] for place in stack], drift).trained(), strict=True))
         return [results[place] for place in range(len(tasks))]
 
     def _stacks(self, tasks: Sequence[LocalTask]) -> Iterator[list[int]]:
-        """Places of those that train together, in batches of one size, in one phase and from memories alike.
+        """Places of those that train together: in batches of one size, in one phase, from memories and models alike.
 
         Longest first, so that the finished are a tail.
         """
@@ -147,108 +165,29 @@ class Trainer:
             if not held and tasks[place].steps:
                 raise ValueError(f"client {tasks[place].client} has no examples to train on")
             phase = self.objective.phase(tasks[place])
-            alike[min(self.batch, held), phase, likeness(tasks[place].kept.optimizer)].append(place)
+            version = tasks[place].version if isinstance(self.model, Maturing) else None
+            alike[min(self.batch, held), phase, version, likeness(tasks[place].kept.optimizer)].append(place)
         for (size, *_), places in alike.items():
             numbers = size * tasks[places[0]].steps * self.y[:1].numel()
             most = min(self.cohort, max(1, VISITS // max(1, numbers)))
             for stack in np.array_split(places, -(-len(places) // most)):
                 yield stack.tolist()
 
-    def _train(self, tasks: Sequence[LocalTask], drift: Drift | None) -> list[LocalResult]:
-        rows, labels = self._visits(tasks)
-        losses = torch.zeros(rows.shape, dtype=tasks[0].params.dtype, device=rows.device)
-        starts = [self.layout.unflatten(task.params) for task in tasks]
-        stack = {name: torch.stack([start[name] for start in starts]) for name in self.layout.names}
-        params = {name: tensor.detach() for name, tensor in stack.items()}
-        offsets, memories = self.objective.offset(tasks), [dict(task.kept.own) for task in tasks]
-        moved = [tensor if self.stackable else tensor[0] for tensor in params.values()]
-        optimizer, active = self.optimizer(moved), len(tasks)
-        if isinstance(optimizer, Addressed):
-            optimizer.begin(tasks, self.seed, stacked=self.stackable)
-        memory = StackMemory(optimizer, dict(zip(params, moved, strict=True)), self.layout)
-        memory.recall([task.kept.optimizer for task in tasks])
-        remembered: list[Memory] = []
-        notes, sightings = Notes(self.rules, tasks), Sightings(self.probe)
-        correction = drift.correction(tasks, self.layout) if drift else None
-        for step in range(tasks[0].steps):
-            if tasks[active - 1].steps <= step:
-                before, active = active, sum(task.steps > step for task in tasks)
-                remembered = memory.of(slice(active, before)) + remembered if self.keeps else []
-                narrow(optimizer, moved, active)
-            x = self.x.index_select(0, rows[step, :active].flatten()).unflatten(0, (active, -1))
-            y, own = labels[step, :active], None if offsets is None else offsets[:active]
-            if self.poisoning:
-                x, y = self.poisoning.spoiled(x, y, tasks)
-            now = Step(self.gradients, params, x, y, own, tasks[:active], step, self.seed, self.layout,
-                       rows[step, :active], self.look_up, memories[:active], self.personal.names)  # fmt: skip
-            sightings.before(now)
-            terms = self.objective.terms(now)
-            grads, losses[step, :active] = self.source.gradients(now, terms)
-            if self.private:
-                self.private.add(grads, tasks[:active], step, x.shape[1], self.seed)
-            if correction:
-                correction.add(grads, params)
-            before = {name: tensor.clone() for name, tensor in params.items()} if self.rules else {}
-            for tensor, name in zip(moved, params, strict=True):
-                tensor.grad = grads[name].reshape(tensor.shape)
-            retake = Retake(optimizer, params) if isinstance(self.source, Retaking) else None
-            optimizer.step()
-            for rule in self.rules:
-                change = {name: tensor - before[name] for name, tensor in params.items()}
-                proposal = Proposal(now, terms, before, change, grads)
-                notes.add(rule, proposal)
-                for name, after in taken(proposal, rule.factors(proposal)).items():
-                    params[name].copy_(after)
-            if retake is not None and isinstance(self.source, Retaking):
-                self.source.after(now, terms, retake)
-            sightings.after(now)
-            grads.clear()
-            optimizer.zero_grad()  # frees them, so that the next ones are written where they were
-        remembered = memory.of(slice(0, active)) + remembered if self.keeps else [{}] * len(tasks)
-        left = correction.finish(tasks) if correction else None
-        return self._results(tasks, self.layout.join(stack), losses.cpu().numpy(), left, remembered, notes, memories,
-                             sightings)  # fmt: skip
+    def pace(self, tasks: Sequence[LocalTask]) -> Pace:
+        """How what they visit is cut into steps."""
+        held = len(self.parts.indices[tasks[0].client])
+        source = EachExample(at(self.model, tasks[0].version)) if self.growth else None
+        return Pace.of(tasks, min(self.batch, held), held, self.growth, source)
 
-    def _visits(self, tasks: Sequence[LocalTask]) -> tuple[Tensor, Tensor]:
-        """Rows of the dataset that each client visits, (steps, K, b), and their labels; the finished visit nothing."""
+    def visits(self, tasks: Sequence[LocalTask]) -> tuple[Tensor, Tensor]:
+        """Rows of the dataset that each client visits, (K, steps b), and their labels; the finished visit nothing."""
         held = [len(self.parts.indices[task.client]) for task in tasks]
-        rows = torch.zeros(tasks[0].steps, len(tasks), min(self.batch, held[0]), dtype=torch.int64)
+        rows = torch.zeros(len(tasks), tasks[0].steps * min(self.batch, held[0]), dtype=torch.int64)
         own = torch.zeros(*rows.shape, *self.y.shape[1:], dtype=self.y.dtype) if self.parts.labels else None
         for k, task in enumerate(tasks):
-            visits = batches(self.seed, task, held[k], self.batch)
-            rows[: task.steps, k] = torch.from_numpy(self.parts.held(task.client, task.ordinal)[visits])
+            visits = batches(self.seed, task, held[k], self.batch).ravel()
+            rows[k, : len(visits)] = torch.from_numpy(self.parts.held(task.client, task.ordinal)[visits])
             if own is not None and self.parts.labels:
-                own[: task.steps, k] = torch.from_numpy(self.parts.labels[task.client][visits])
+                own[k, : len(visits)] = torch.from_numpy(self.parts.labels[task.client][visits])
         rows = rows.to(self.x.device)
         return rows, self.y[rows] if own is None else own.to(self.x.device)
-
-    def _results(self, tasks: Sequence[LocalTask], end: Tensor, losses: np.ndarray,
-                 left: Left, remembered: Sequence[Memory], notes: Notes,
-                 memories: Sequence[dict[str, Tensor]], sightings: Sightings) -> list[LocalResult]:  # fmt: skip
-        """From the parameters (K, P) at the end, the losses (steps, K, b) and what a correction left, (K, P) each.
-
-        `remembered` is each client's own; no result keeps the stack in memory.
-        """
-        results = []
-        for k, task in enumerate(tasks):
-            seen = losses[: task.steps, k].astype(np.float64, order="C")
-            count = max(1, seen.size)
-            loss, square_loss = float(seen.sum()) / count, float(np.square(seen).sum()) / count
-            drift, extra = [None if rows is None else rows[k].clone() for rows in left or (None, None)]
-            delta, own = self.personal.withheld(end[k], task.params)
-            written = memories[k] if self.remembers else {}
-            kept = ClientState(drift, remembered[k], steps=notes.kept(k, task), personal=own, own=written)
-            results.append(LocalResult(delta, loss, square_loss, kept, extra, written=memories[k],
-                                       probed=sightings.table(k, task)))  # fmt: skip
-        return results
-
-
-def narrow(optimizer: Optimizer, params: Sequence[Tensor], clients: int) -> None:
-    """Let an optimizer go on with the first clients only; the others' parameters and memories stand still."""
-    for tensor in params:
-        memory = optimizer.state[tensor]
-        for name, value in memory.items():
-            if isinstance(value, Tensor) and value.shape[:1] == tensor.shape[:1]:
-                memory[name] = value[:clients]
-        tensor.grad = None
-        tensor.data = tensor.data[:clients]

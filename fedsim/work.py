@@ -30,7 +30,8 @@ class ClientState:
     steps: Mapping[str, Tensor] = field(default_factory=dict)
     """What rules for the length of steps have learnt, (steps,) each."""
     own: Mapping[str, Tensor] = field(default_factory=dict)
-    """What an objective or a source of gradients has written down for the next training."""
+    """What an objective or a source of gradients has written down for the next training, and what batches have grown
+    to."""
 
 
 STATELESS = ClientState()

@@ -286,8 +286,8 @@ def test_it_takes_the_time_of_two_gradients_and_a_look() -> None:
 def test_online_is_what_was_predicted_before_each_step() -> None:
     made, _ = run(until={"versions": 1})
     seen = made.trainer([task(made)])[0].probed
-    rows, _ = made.trainer._visits([task(made)])
-    x, y = made.trainer.look_up(rows[0, 0])
+    rows, _ = made.trainer.visits([task(made)])
+    x, y = made.trainer.look_up(rows[0, :8])
     named = made.layout.unflatten(made.params)
     chances = torch.func.functional_call(made.evaluator.model, named, (x,)).softmax(1)
     assert seen["step"].tolist() == [0, 1, 2, 3]

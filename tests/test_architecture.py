@@ -52,6 +52,7 @@ TIME = [
 ]
 NUMBERS = [
     "training",
+    "stack",
     "coding",
     "encoder",
     "learner",
@@ -72,6 +73,7 @@ NUMBERS = [
     "replaying",
     "sources",
     "steps",
+    "growth",
     "combiners",
     "probes",
     "defences",

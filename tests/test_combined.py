@@ -89,6 +89,24 @@ def test_each_client_has_its_own_direction(combiner) -> None:
         torch.testing.assert_close(own, source.direction(step_of(module), k, rows), **NEAR)
 
 
+def test_every_client_training_and_step_has_a_turn_of_its_own() -> None:
+    """What a combiner draws is addressed by it."""
+    turns = []
+
+    class Noting(PCGrad):
+        def combine(self, rows, names, turn, memory):
+            turns.append(turn)
+            return rows.mean(0)
+
+    module = two_heads()
+    for number in (0, 1):
+        for ordinal in (2, 3):
+            step = step_of(module, number)
+            step = replace(step, tasks=[replace(task, ordinal=ordinal) for task in step.tasks])
+            Combined(Noting()).gradients(step, Together(shape=(INPUTS,), outputs=CLASSES).terms(step))
+    assert len(set(turns)) == len(turns) == 4 * K
+
+
 def test_where_nothing_conflicts_it_is_the_sum() -> None:
     module = two_heads()
     step, [alone] = step_of(module), Plain().terms(step_of(module))

@@ -563,7 +563,7 @@ POINTS = {
 @pytest.mark.parametrize(
     ("local", "changes", "sentence"),
     [({"control": "ghosts"}, POINTS, r"scenario:1: local.control: ghosts is for classes, which these data do not have"),
-     ({"schedule": "linear"}, {"aggregator": "fednova"}, "sgd, without nesterov, schedule or control"),
+     ({"schedule": "linear"}, {"aggregator": "fednova"}, "sgd, without nesterov, schedule, control or growth"),
      ({"control": "clip", "steps": 1, "optimizer": {"sgd": {"lr": 0.1}}}, {"eavesdrop": {"attack": "idlg"}},
       "eavesdrop knows the gradient of the loss of examples"),
      ({"control": "dal"}, {}, r"local.control.dal: its rates are those of plain gradients: take optimizer sgd"),

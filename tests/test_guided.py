@@ -70,6 +70,8 @@ def test_momentum_is_of_the_differences_before_they_are_shortened() -> None:
     _, second = rule.combine(WITH, WITHOUT, first)
     assert torch.equal(first, d)
     torch.testing.assert_close(second, d - 0.75 * d, **NEAR)
+    _, other = rule.combine(WITH, WITHOUT, 3 * WITHOUT)
+    torch.testing.assert_close(other, d - 0.75 * 3 * WITHOUT, **NEAR)
     again, _ = rule.combine(WITH, WITHOUT)
     assert torch.equal(again, rule.combine(WITH, WITHOUT)[0]), "nothing is remembered but what is given"
     for k in range(4):

@@ -1,4 +1,4 @@
-"""One table of laws for all that a local step may be made of: sources, objectives, schedules, controls."""
+"""One table of laws for all that a local step may be made of: sources, objectives, schedules, controls and so on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from fedsim import experiment, scenario
 from fedsim.data import Dataset, Iid
+from fedsim.growth import GROWTH
 from fedsim.objectives import OBJECTIVES
+from fedsim.probes import PROBES
 from fedsim.rng import stream
 from fedsim.sources import SOURCES
 from fedsim.state import restore, saved
@@ -85,6 +87,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "schedule jump": ({"schedule": {"jump": {"at": 1, "factor": 3}}}, {}),
     "control ghosts": ({"control": "ghosts", "optimizer": {"sgd": {"lr": 9.0}}}, {}),
     "control dal": ({"control": "dal"}, {}),
+    "growth norm_test": ({"growth": {"norm_test": {"eta": 0.3, "most": 64}}}, {}),
+    "growth inner_product": ({"growth": {"inner_product": {"theta": 0.3, "nu": 0.3, "most": 64}}}, {}),
+    "probe continual": ({"probe": "continual"}, TURNS),
+    "probe online": ({"probe": "online"}, {}),
+    "probe cleaning": ({"probe": "cleaning", "source": "borep"}, NOISY),
     "control clip": ({"control": {"clip": {"length": 0.01}}}, {}),
 }
 """What a local step says, and what else has to be so."""
@@ -94,6 +101,7 @@ EXACT = {name for name, (_, rest) in CASES.items() if rest in ({}, HEADS, WALKS,
 
 FAMILIES: dict[str, Mapping[str, Any]] = {
     "source": SOURCES, "objective": OBJECTIVES, "schedule": SCHEDULES, "control": CONTROLS,
+    "growth": GROWTH, "probe": PROBES,
 }  # fmt: skip
 
 

@@ -26,8 +26,11 @@ SHAPES = {
     "resnet": ((3, 16, 16), {"width": 8}),
     "low_rank": ((3, 10), {"rank": 2}),
     "char_lstm": ((9,), {"vocabulary": 30, "hidden": 16}),
+    "gan": ((64 + 5,), {"hidden": [7]}),
     "transformer": ((9,), {"vocabulary": 10, "width": 8, "block": 4}),
 }
+ASKED = {"two_layer_relu": 1, "gan": 2}
+"""How many scores, where not any number will do."""
 
 
 def example(name: str, batch: int) -> torch.Tensor:
@@ -38,11 +41,11 @@ def example(name: str, batch: int) -> torch.Tensor:
 
 def build(name: str) -> nn.Module:
     shape, arguments = SHAPES[name]
-    return MODELS[name](shape, 1 if name == "two_layer_relu" else 10, **arguments)
+    return MODELS[name](shape, ASKED.get(name, 10), **arguments)
 
 
 def outputs(name: str) -> int:
-    return {"two_layer_relu": 1, "transformer": 10 * 9 + 3}.get(name, 10)
+    return 10 * 9 + 3 if name == "transformer" else ASKED.get(name, 10)
 
 
 @pytest.mark.parametrize("name", MODELS)

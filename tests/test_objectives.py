@@ -314,7 +314,7 @@ def test_a_step_goes_down_the_definition_and_reports_it(kind) -> None:
     trainer, module, client = made.trainer, made.evaluator.model, 4
     task = LocalTask(client, made.params, 0, 1)
     [result] = trainer([task])
-    rows, y = (part[0] for part in trainer._visits([task]))
+    rows, y = trainer.visits([task])
     offset = trainer.objective.offset([task])
     named = {name: part.unsqueeze(0) for name, part in made.layout.unflatten(made.params).items()}
     step = Step(Vmapped(module), named, trainer.x[rows], y, offset, [task], 0, made.given["seed"], made.layout,

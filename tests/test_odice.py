@@ -17,7 +17,7 @@ from fedsim import experiment, scenario
 from fedsim.combiners import Orthogonal
 from fedsim.data.grid_world import MOVES, GridWorld, after
 from fedsim.errors import ScenarioError
-from fedsim.exams.paths import Paths
+from fedsim.exams.paths import Paths, walked
 from fedsim.gradients import ClosedForm, Vmapped
 from fedsim.objectives import Odice, Step
 from fedsim.objectives.odice import conjugate
@@ -82,6 +82,8 @@ def test_paths_are_counted() -> None:
     needed = [4, 3, 2, 3, 2, 1, 2, 1]
     taken = [9, 9, 2, 9, 9, 1, 9, 9]
     assert found["extra_steps"] == pytest.approx(np.mean(np.subtract(taken, needed)))
+    through_all = [1, 1, 0, 0, 3, 3, 1, 1]
+    assert walked(through_all, 0, 3) == 8, "the longest way that is no circle"
 
 
 # The combiner ---------------------------------------------------------------------------------------------------------

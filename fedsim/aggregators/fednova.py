@@ -28,7 +28,9 @@ class FedNova(Rounds):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.local_momentum is None:
-            raise ValueError("fednova needs clients whose optimizer is sgd, without nesterov, schedule or control")
+            raise ValueError(
+                "fednova needs clients whose optimizer is sgd, without nesterov, schedule, control or growth"
+            )
 
     @property
     def linear(self) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -21,6 +23,25 @@ NEAR = 0.1
 
 FAR = 1.5
 """t: beyond it there is no slope."""
+
+
+@dataclass(frozen=True)
+class Rising:
+    """An o that grows with the server's version: first + (1 - cos(pi / 2 version / versions)) (last - first).
+
+    As in ReSTE's code, where it goes by epochs and begins with 1.
+    """
+
+    first: Exponent = 1.0
+    last: Exponent = 3.0
+
+    def at(self, done: float) -> float:
+        """When so much of the run is done.
+
+        >>> Rising().at(0.0), round(Rising().at(0.5), 3), Rising().at(1.0)
+        (1.0, 1.586, 3.0)
+        """
+        return self.first + (1 - math.cos(math.pi / 2 * min(1.0, done))) * (self.last - self.first)
 
 
 def power(z: Tensor, o: float) -> Tensor:
@@ -93,6 +114,7 @@ class BinaryLinear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(nn.Linear(wide, narrow, bias=False).weight.detach())
         self.o = o
+        """What it is now."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores of signs."""
@@ -103,19 +125,47 @@ def binary_mlp(
     shape: tuple[int, ...],
     classes: int,
     hidden: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=2)],
-    o: Exponent = 3.0,
+    o: Exponent | Rising = 3.0,
     norm: Literal["batch", "layer"] = "batch",
+    versions: int | None = None,
 ) -> nn.Module:
     """A multi-layer perceptron whose layers between hidden units are binary; the first and the last are real.
 
-    ReSTE's estimate of the sign's derivative, with a fixed `o`; the paper's grows from 1 to 3 while it trains. Each
-    layer but the last is followed by a norm: BatchNorm, or LayerNorm, which needs no batch.
+    ReSTE's estimate of the sign's derivative, with a fixed `o`, or one that grows while a run goes on, in the paper
+    from 1 to 3: every training has that of the version it starts from. Each layer but the last is followed by a norm:
+    BatchNorm, or LayerNorm, which needs no batch. `versions` is given by the run; ValueError if an o that grows has
+    none.
     """
+    if isinstance(o, Rising) and versions is None:
+        raise ValueError("an o that grows over the run needs until.versions")
+    begin = o.first if isinstance(o, Rising) else o
     normal = BatchNorm if norm == "batch" else nn.LayerNorm
     layers: list[nn.Module] = [nn.Flatten(), nn.Linear(math.prod(shape), hidden[0], bias=False), normal(hidden[0])]
     for wide, narrow in pairwise(hidden):
-        layers += [BinaryLinear(wide, narrow, o), normal(narrow)]
-    return nn.Sequential(*layers, nn.ReLU(), nn.Linear(hidden[-1], classes))
+        layers += [BinaryLinear(wide, narrow, begin), normal(narrow)]
+    layers += [nn.ReLU(), nn.Linear(hidden[-1], classes)]
+    return Maturing(layers, o, versions) if isinstance(o, Rising) and versions else nn.Sequential(*layers)
+
+
+class Maturing(nn.Sequential):
+    """A network whose binary layers' o depends on the version."""
+
+    def __init__(self, layers: Iterable[nn.Module], o: Rising, versions: int) -> None:
+        super().__init__(*layers)
+        self.o, self.versions = o, versions
+
+    def at(self, version: int) -> nn.Module:
+        """A copy, as it is at a version."""
+        model = copy.deepcopy(self)
+        for layer in model.modules():
+            if isinstance(layer, BinaryLinear):
+                layer.o = self.o.at(version / self.versions)
+        return model
+
+
+def at(model: nn.Module, version: int) -> nn.Module:
+    """A model as it is at a version; itself, unless it is one that grows."""
+    return model.at(version) if isinstance(model, Maturing) else model
 
 
 def estimating_error(weights: Iterable[Tensor], o: float) -> float:

@@ -96,7 +96,7 @@ def transformer(
     not after. The objective `sparse_attention` trains it.
 
     >>> sum(parameter.numel() for parameter in transformer((64,), 65, 65).parameters())
-    65785
+    66025
     """
     if len(shape) != 1 or not vocabulary:
         raise ValueError(f"this model needs text, sequences (length,) of tokens, not examples of shape {shape}")

@@ -42,6 +42,9 @@ class Step:
     are replaced, never written to."""
     personal: Collection[str] = ()
     """Parameters that stay with the client, by name."""
+    ahead: float = 0.0
+    """By how many steps, each of as many examples as the first, their training is further than `number` says: where
+    batches have grown."""
 
     @property
     def start(self) -> dict[str, Tensor]:

@@ -49,15 +49,15 @@ class Schedule(ABC):
         if self.over == "run" and self.versions is None:
             raise ValueError("a schedule over the run needs until.versions; or say over: round")
 
-    def done(self, task: LocalTask, step: int) -> float:
-        """How much is, before a task's step of this number."""
+    def done(self, task: LocalTask, step: float) -> float:
+        """How much is, before a task's step of this number; where batches grow, by examples."""
         part = step / task.steps
         return part if self.over == "round" or self.versions is None else (task.version + part) / self.versions
 
     def factors(self, proposal: Proposal) -> Tensor:
         """See `Rule`."""
         step = proposal.step
-        return torch.tensor([self.factor(min(1.0, self.done(task, step.number))) for task in step.tasks])
+        return torch.tensor([self.factor(min(1.0, self.done(task, step.number + step.ahead))) for task in step.tasks])
 
     @abstractmethod
     def factor(self, done: float) -> float:
