@@ -17,6 +17,8 @@ from scipy.stats import kstest
 from servers import SIZE, delta, roster, start, update
 
 from fedsim.aggregators import FedStale
+from fedsim.gradients import ClosedForm
+from fedsim.gradients.population import around
 from fedsim.objectives.pgd import PGD
 from fedsim.optimizers.frugal import Frugal
 from fedsim.vector import weighted_sum
@@ -236,3 +238,29 @@ def test_a_frugal_step_is_the_optimizers() -> None:
             slots[0, optimizer.state[inner]["chosen"].long().flatten()] = torch.arange(4, dtype=torch.int32)
         OPS["frugal"].pick(stack, slope[None], *moments, slots, step, 0.1, (0.8, 0.9), weight_decay=0.2, scale=0.3)
         torch.testing.assert_close(stack[0], inner.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_low_rank_product_is_that_of_the_moved_matrices_as_eggroll_has_it() -> None:
+    """By members that are made, and by `fedsim.gradients.population`, whose two of a pair go opposite ways."""
+    chance = torch.Generator().manual_seed(4)
+    given = OPS["low_rank_product"].inputs(6, 11, chance)
+    exact = {name: value.double() for name, value in given.items()}
+    x, weight, left, right, signs = exact.values()
+    made = torch.stack([x[p] @ (weight + signs[p] * left[p] @ right[p].mT).mT for p in range(6)])
+    torch.testing.assert_close(OPS["low_rank_product"].pick(**exact), made, rtol=1e-12, atol=1e-12)
+    pairs = slice(0, 6, 2)
+    moves = {"1.weight": (signs[0] * left[pairs], right[pairs]), "1.bias": (torch.zeros(3, 33).double(),)}
+    params = {"1.weight": weight.unsqueeze(0), "1.bias": torch.zeros(1, 33).double()}
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(11, 33)).double()
+    twins = {**exact, "x": x[:1].expand(6, -1, -1), "left": left[pairs].repeat_interleave(2, 0),
+             "right": right[pairs].repeat_interleave(2, 0)}  # fmt: skip
+    found = OPS["low_rank_product"].pick(**twins).unflatten(0, (3, 2))
+    one = {name: part[0] for name, part in params.items()}
+    torch.testing.assert_close(found, around(ClosedForm(module), one, x[0], moves), rtol=1e-12, atol=1e-12)
+
+
+def test_factors_that_are_too_wide_are_refused() -> None:
+    given = OPS["low_rank_product"].inputs(2, 5, torch.Generator().manual_seed(4))
+    wide = {**given, "left": torch.zeros(2, 33, 17), "right": torch.zeros(2, 5, 17)}
+    with pytest.raises(ValueError, match="factors of rank 17 are too wide: at most 16"):
+        OPS["low_rank_product"].kernel(**wide)

@@ -1,6 +1,17 @@
 """Triton ops, each beside its plain-torch reference."""
 
-from fedsim_kernels import adamw, clip_and_noise, dropout, fedstale, frugal, momentum, pgd, sgd, weighted_sum
+from fedsim_kernels import (
+    adamw,
+    clip_and_noise,
+    dropout,
+    fedstale,
+    frugal,
+    low_rank_product,
+    momentum,
+    pgd,
+    sgd,
+    weighted_sum,
+)
 from fedsim_kernels.op import Op
 
 OPS: dict[str, Op] = {
@@ -14,5 +25,6 @@ OPS: dict[str, Op] = {
     "pgd_linf": pgd.OP,
     "pgd_l2": pgd.OP_L2,
     "dropout": dropout.OP,
+    "low_rank_product": low_rank_product.OP,
 }
 """What the tests and the benchmark go through."""
