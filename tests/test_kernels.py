@@ -264,3 +264,15 @@ def test_factors_that_are_too_wide_are_refused() -> None:
     wide = {**given, "left": torch.zeros(2, 33, 17), "right": torch.zeros(2, 5, 17)}
     with pytest.raises(ValueError, match="factors of rank 17 are too wide: at most 16"):
         OPS["low_rank_product"].kernel(**wide)
+
+
+def test_a_stacks_layers_are_its_networks() -> None:
+    """Two of them are an MLP's hidden layers, client by client."""
+    chance = torch.Generator().manual_seed(6)
+    first = OPS["stacked_layer"].inputs(3, 12, chance)
+    weight, bias = torch.randn(3, 5, 33, generator=chance), torch.randn(3, 5, generator=chance)
+    found = OPS["stacked_layer"].pick(OPS["stacked_layer"].pick(**first), weight, bias)
+    for k in range(3):
+        hidden = torch.nn.functional.linear(first["x"][k], first["weight"][k], first["bias"][k]).relu()
+        expected = torch.nn.functional.linear(hidden, weight[k], bias[k]).relu()
+        torch.testing.assert_close(found[k], expected, rtol=1e-5, atol=1e-5)

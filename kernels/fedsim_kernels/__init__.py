@@ -10,6 +10,7 @@ from fedsim_kernels import (
     momentum,
     pgd,
     sgd,
+    stacked_layer,
     weighted_sum,
 )
 from fedsim_kernels.op import Op
@@ -26,5 +27,6 @@ OPS: dict[str, Op] = {
     "pgd_l2": pgd.OP_L2,
     "dropout": dropout.OP,
     "low_rank_product": low_rank_product.OP,
+    "stacked_layer": stacked_layer.OP,
 }
 """What the tests and the benchmark go through."""
