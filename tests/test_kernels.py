@@ -78,6 +78,13 @@ for op in OPS.values():
     ran("-c", code)
 
 
+@pytest.mark.parametrize("name", OPS)
+def test_bytes_that_move_grow_with_the_numbers(name) -> None:
+    op = OPS[name]
+    one, two = (op.moved(**op.inputs(3, size, torch.Generator().manual_seed(1))) for size in (4000, 8000))
+    assert 1.9 < two / one < 2.1
+
+
 @needs_triton
 def test_the_interpreter_is_not_chosen_by_itself() -> None:
     code = "from fedsim_kernels.language import INTERPRETED, launches; import torch; print(launches(torch.ones(1)))"

@@ -43,6 +43,13 @@ def whatever_the_strides(op: Op, device: str) -> None:
                 assert bool((memory.isnan() if memory.is_floating_point() else memory == _poison(memory.dtype)).all())
 
 
+def whatever_the_block(op: Op, device: str) -> None:
+    """Where there are more blocks of numbers than numbers in a block."""
+    with patch.object(sys.modules[op.pick.__module__], "BLOCK", 32):
+        given = _given(op, (4, 1100), device)
+        _agree(op, (4, 1100), op.pick(**given), given)
+
+
 def what_is_not_finite_spreads_alike(op: Op, device: str) -> None:
     """A NaN or an infinity in any matrix is not lost, nor gets further than in the reference."""
     names = [name for name, value in _given(op, (3, 7), device).items() if _matrix(value)]
@@ -95,6 +102,7 @@ Law = Callable[[Op, str], None]
 LAWS: tuple[Law, ...] = (
     equals_the_reference,
     whatever_the_strides,
+    whatever_the_block,
     what_is_not_finite_spreads_alike,
     gradients_are_the_references,
     repeats_to_the_bit,

@@ -64,8 +64,9 @@ def _sum(rows, weights, out, clients, size, row_step, step, weight_step, out_ste
 
 
 def inputs(clients: int, size: int, chance: Generator) -> Inputs:
-    """Updates, and weights that sum to something else than 1."""
-    return {"rows": torch.randn(clients, size, generator=chance), "weights": torch.rand(clients, generator=chance)}
+    """Great weights of either sign, so that sums in float32 would be wrong."""
+    rows, weights = torch.randn(clients, size, generator=chance), torch.randn(clients, generator=chance)
+    return {"rows": rows, "weights": 1000 * weights}
 
 
 OP = Op(
