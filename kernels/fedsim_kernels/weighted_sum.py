@@ -45,9 +45,11 @@ class _WeightedSum(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (rows, weights), (grad,) = ctx.saved_tensors, grads
-        return (weights[:, None] * grad).to(rows.dtype), (rows.double() @ grad.double()).to(weights.dtype)
+        of_rows, of_weights = ctx.needs_input_grad
+        return ((weights[:, None] * grad).to(rows.dtype) if of_rows else None,
+                (rows.double() @ grad.double()).to(weights.dtype) if of_weights else None)  # fmt: skip
 
 
 @jit
