@@ -81,14 +81,16 @@ def written(found: pd.DataFrame, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     found.to_csv(folder / "kernels.csv", index=False)
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), sharey=True, layout="constrained")
-    left.barh(found["op"], found["fraction"], color="tab:blue")
-    left.axvline(1, color="black", linewidth=0.8)
+    left.barh(found["op"], found["fraction"])
     left.set(xlabel="bytes a second, of a copy's", title=found["device"][0])
-    for column, label, shift in (("times_eager", "eager", -0.2), ("times_compiled", "compiled", 0.2)):
-        right.barh([place + shift for place in range(len(found))], found[column], height=0.4, label=label)
-    right.axvline(1, color="black", linewidth=0.8)
-    right.set(xlabel="time of the reference, of the kernel's", xscale="log")
+    left.invert_yaxis()
+    right.plot(found["times_eager"], found["op"], "o", label="eager")
+    right.plot(found["times_compiled"], found["op"], "s", label="compiled")
+    right.set(xlabel="the reference's time, of the kernel's", xscale="log")
     right.legend()
+    for axes in (left, right):
+        axes.axvline(1, color="black", linewidth=0.8)
+        axes.grid(axis="x", alpha=0.3)
     figure.savefig(folder / "kernels.png", dpi=150)
 
 

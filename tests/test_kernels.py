@@ -75,15 +75,24 @@ import sys; sys.modules["triton"] = None
 from fedsim_kernels import OPS
 from fedsim_kernels.laws import broken
 for op in OPS.values():
-    assert broken(op, "cpu") == {"the_kernel_is_what_runs": "AssertionError: the reference ran"}
+    assert broken(op, "cpu") == {"the_kernel_is_what_runs": "AssertionError: Triton is not installed"}
 """
     ran("-c", code)
 
 
+@pytest.mark.parametrize("name", OPS)
+def test_bytes_that_move_grow_with_the_numbers(name) -> None:
+    op = OPS[name]
+    one, two = (op.moved(**op.inputs(3, size, torch.Generator().manual_seed(1))) for size in (4000, 8000))
+    assert 1.9 < two / one < 2.1
+
+
 @needs_triton
 def test_the_interpreter_is_not_chosen_by_itself() -> None:
-    code = "from fedsim_kernels.language import INTERPRETED, launches; import torch; print(launches(torch.ones(1)))"
+    code = "from fedsim_kernels.language import launches; import torch; print(launches(torch.ones(1)))"
     assert ran("-c", code, TRITON_INTERPRET="0") == "False\n"
+    assert ran("-c", code, TRITON_INTERPRET="1") == "True\n"
+    assert ran("-c", code.replace("ones(1)", "ones(1).double()"), TRITON_INTERPRET="1") == "False\n"
 
 
 @needs_triton

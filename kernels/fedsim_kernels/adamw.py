@@ -87,7 +87,7 @@ def _adamw(values, grads, first, second, rates, frozen, size, new, kept_squares,
 def inputs(clients: int, size: int, chance: Generator) -> Inputs:
     """In the midst of a training."""
     first, second = torch.randn(clients, size, generator=chance), torch.rand(clients, size, generator=chance)
-    return {**sgd.inputs(clients, size, chance), "first": first, "second": second, "step": 3}
+    return {**sgd.inputs(clients, size, chance), "first": first, "second": second, "step": 3, "eps": 0.1}
 
 
 OP = Op(

@@ -49,7 +49,7 @@ def kernel(updates: Tensor, memory: Tensor, places: Tensor, weights: Tensor, imp
     clients, size = updates.shape
     direction = torch.empty(size, dtype=updates.dtype, device=updates.device)
     if size:
-        factor = torch.tensor(beta, dtype=torch.float64).to(updates.device)  # an argument would be float32
+        factor = torch.full((), beta, dtype=torch.float64, device=updates.device)  # an argument would be float32
         _fedstale[(pieces(size, BLOCK),)](
             updates, memory, places, weights, importances, total, direction, factor, clients, size,
             *updates.stride(), *memory.stride(), places.stride(0), weights.stride(0), importances.stride(0),
@@ -81,11 +81,11 @@ def _fedstale(updates, memory, places, weights, importances, total, direction, f
 
 
 def inputs(clients: int, size: int, chance: Generator) -> Inputs:
-    """Two clients of the memory's have sent nothing."""
+    """Two clients of the memory's have sent nothing; great weights, so that sums in float32 would be wrong."""
     updates, memory = (torch.randn(clients + more, size, generator=chance) for more in (0, 2))
     importances, everyone = torch.rand(clients + 2, generator=chance), torch.randperm(clients + 2, generator=chance)
     places = everyone[:clients]
-    return {"updates": updates, "memory": memory, "places": places, "weights": 3 * importances[places],
+    return {"updates": updates, "memory": memory, "places": places, "weights": 3000 * importances[places],
             "importances": importances[places], "total": importances.double() @ memory.double(),
             "beta": 0.7}  # fmt: skip
 

@@ -102,7 +102,7 @@ def inputs(clients: int, size: int, chance: Generator) -> Inputs:
         places[torch.randperm(size, generator=chance)[: size // 4]] = torch.arange(size // 4, dtype=torch.int32)
     return {"params": params, "grads": grads * (grads.abs() > 0.1), "first": first,
             "second": torch.rand(first.shape, generator=chance), "slots": slots, "step": 3, "rate": 0.1,
-            "scale": 0.3}  # fmt: skip
+            "eps": 0.1, "scale": 0.3}  # fmt: skip
 
 
 def moved(params: Tensor, first: Tensor, slots: Tensor, **others: object) -> int:

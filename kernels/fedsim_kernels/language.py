@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ def jit(function: Callable[..., Any]) -> Any:
 
 
 def launches(tensor: Tensor) -> bool:
-    """Whether kernels run where this tensor lives."""
-    return triton is not None and (tensor.is_cuda or INTERPRETED)
+    """Whether kernels run where this tensor lives; they are of float32 alone."""
+    return triton is not None and (tensor.is_cuda or INTERPRETED) and tensor.dtype is torch.float32
 
 
 def pieces(size: int, block: int) -> int:

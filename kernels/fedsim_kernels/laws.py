@@ -17,6 +17,7 @@ import torch
 from torch import Generator, Tensor
 
 from fedsim_kernels import OPS
+from fedsim_kernels.language import triton
 from fedsim_kernels.op import Inputs, Op
 
 SHAPES = ((1, 1), (0, 3), (3, 0), (1, 7), (4, 1024), (5, 1025), (3, 2311))
@@ -41,6 +42,13 @@ def whatever_the_strides(op: Op, device: str) -> None:
             for view, memory in around:
                 view.fill_(_poison(view.dtype))
                 assert bool((memory.isnan() if memory.is_floating_point() else memory == _poison(memory.dtype)).all())
+
+
+def whatever_the_block(op: Op, device: str) -> None:
+    """Where there are more blocks of numbers than numbers in a block."""
+    with patch.object(sys.modules[op.pick.__module__], "BLOCK", 32):
+        given = _given(op, (4, 1100), device)
+        _agree(op, (4, 1100), op.pick(**given), given)
 
 
 def what_is_not_finite_spreads_alike(op: Op, device: str) -> None:
@@ -83,18 +91,21 @@ def rows_do_not_meet(op: Op, device: str) -> None:
 
 
 def the_kernel_is_what_runs(op: Op, device: str) -> None:
-    """And not the reference."""
+    """And not the reference: Triton launches something."""
+    assert triton is not None, "Triton is not installed"
+    place, launch = triton.runtime.jit.KernelInterface, triton.runtime.jit.KernelInterface.__getitem__
     module = sys.modules[op.pick.__module__]
     with patch.object(module, "reference", side_effect=AssertionError("the reference ran")):
-        with patch.object(module, "kernel", wraps=op.kernel) as ran:
+        with patch.object(place, "__getitem__", autospec=True, side_effect=launch) as launched:
             op.pick(**_given(op, (3, 7), device))
-        assert ran.call_count == 1, "the kernel did not run"
+        assert launched.called, "nothing was launched"
 
 
 Law = Callable[[Op, str], None]
 LAWS: tuple[Law, ...] = (
     equals_the_reference,
     whatever_the_strides,
+    whatever_the_block,
     what_is_not_finite_spreads_alike,
     gradients_are_the_references,
     repeats_to_the_bit,

@@ -45,9 +45,11 @@ class _WeightedSum(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (rows, weights), (grad,) = ctx.saved_tensors, grads
-        return (weights[:, None] * grad).to(rows.dtype), (rows.double() @ grad.double()).to(weights.dtype)
+        of_rows, of_weights = ctx.needs_input_grad
+        return ((weights[:, None] * grad).to(rows.dtype) if of_rows else None,
+                (rows.double() @ grad.double()).to(weights.dtype) if of_weights else None)  # fmt: skip
 
 
 @jit
@@ -64,8 +66,9 @@ def _sum(rows, weights, out, clients, size, row_step, step, weight_step, out_ste
 
 
 def inputs(clients: int, size: int, chance: Generator) -> Inputs:
-    """Updates, and weights that sum to something else than 1."""
-    return {"rows": torch.randn(clients, size, generator=chance), "weights": torch.rand(clients, generator=chance)}
+    """Great weights of either sign, so that sums in float32 would be wrong."""
+    rows, weights = torch.randn(clients, size, generator=chance), torch.randn(clients, generator=chance)
+    return {"rows": rows, "weights": 1000 * weights}
 
 
 OP = Op(
