@@ -19,6 +19,7 @@ from servers import SIZE, delta, roster, start, update
 from fedsim.aggregators import FedStale
 from fedsim.gradients import ClosedForm
 from fedsim.gradients.population import around
+from fedsim.models.attention import visible, weights
 from fedsim.objectives.pgd import PGD
 from fedsim.optimizers.frugal import Frugal
 from fedsim.vector import weighted_sum
@@ -285,3 +286,17 @@ def test_a_stacks_layers_are_its_networks() -> None:
         hidden = torch.nn.functional.linear(first["x"][k], first["weight"][k], first["bias"][k]).relu()
         expected = torch.nn.functional.linear(hidden, weight[k], bias[k]).relu()
         torch.testing.assert_close(found[k], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_sparse_attention_is_the_models() -> None:
+    """Blocks as SSA chooses them; with all blocks it is causal attention."""
+    chance = torch.Generator().manual_seed(8)
+    q, k, v = torch.randn(3, 2, 2, 14, 6, generator=chance).double().unbind(0)
+    seen = visible(q, k, block=4, blocks=2)
+    expected = (weights(q, k, seen) @ v).flatten(0, 1)
+    chosen = torch.stack([seen[..., first : first + 4].any(-1) for first in range(0, 14, 4)], -1).flatten(0, 1)
+    pick, heads = OPS["sparse_attention"].pick, [part.flatten(0, 1) for part in (q, k, v)]
+    torch.testing.assert_close(pick(*heads, chosen, block=4), expected, rtol=1e-12, atol=1e-12)
+    everything = pick(*heads, torch.ones_like(chosen), block=4)
+    dense = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).flatten(0, 1)
+    torch.testing.assert_close(everything, dense, rtol=1e-12, atol=1e-12)

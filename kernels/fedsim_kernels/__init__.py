@@ -10,6 +10,7 @@ from fedsim_kernels import (
     momentum,
     pgd,
     sgd,
+    sparse_attention,
     stacked_layer,
     weighted_sum,
 )
@@ -27,6 +28,7 @@ OPS: dict[str, Op] = {
     "pgd_l2": pgd.OP_L2,
     "dropout": dropout.OP,
     "low_rank_product": low_rank_product.OP,
+    "sparse_attention": sparse_attention.OP,
     "stacked_layer": stacked_layer.OP,
 }
 """What the tests and the benchmark go through."""

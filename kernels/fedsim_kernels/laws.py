@@ -116,7 +116,11 @@ LAWS: tuple[Law, ...] = (
 
 def laws_of(op: Op) -> dict[str, Law]:
     """Those that say something of an op, by name."""
-    idle: dict[Law, bool] = {gradients_are_the_references: not op.differentiable, rows_do_not_meet: not op.rowwise}
+    idle: dict[Law, bool] = {
+        gradients_are_the_references: not op.differentiable,
+        rows_do_not_meet: not op.rowwise,
+        whatever_the_block: not hasattr(sys.modules[op.pick.__module__], "BLOCK"),
+    }
     return {law.__name__: law for law in LAWS if not idle.get(law)}
 
 
