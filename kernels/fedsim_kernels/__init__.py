@@ -1,6 +1,19 @@
 """Triton ops, each beside its plain-torch reference."""
 
-from fedsim_kernels import adamw, clip_and_noise, dropout, fedstale, frugal, momentum, pgd, sgd, weighted_sum
+from fedsim_kernels import (
+    adamw,
+    clip_and_noise,
+    distances,
+    dropout,
+    fedstale,
+    frugal,
+    median,
+    momentum,
+    pgd,
+    sgd,
+    trimmed_mean,
+    weighted_sum,
+)
 from fedsim_kernels.op import Op
 
 OPS: dict[str, Op] = {
@@ -14,5 +27,8 @@ OPS: dict[str, Op] = {
     "pgd_linf": pgd.OP,
     "pgd_l2": pgd.OP_L2,
     "dropout": dropout.OP,
+    "median": median.OP,
+    "trimmed_mean": trimmed_mean.OP,
+    "distances": distances.OP,
 }
 """What the tests and the benchmark go through."""
