@@ -5,14 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 from fedsim_kernels import OPS
-from torch import Tensor
+from torch import Generator, Tensor
 
 from fedsim.defences import Median, TrimmedMean
 from fedsim.defences.defence import distances
+from fedsim.wire.codec import Draw
+from fedsim.wire.count_table import CountTable
+from fedsim.wire.hadamard import transformed
+from fedsim.wire.sketches import SRHT, hashes, signs
+
+
+def chance() -> Generator:
+    return Generator().manual_seed(0)
 
 
 def drawn(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    return torch.randn(*shape, generator=chance())
 
 
 @pytest.mark.parametrize("clients", [1, 2, 5, 8])
@@ -39,3 +47,34 @@ def test_distances_of_models_near_each_other() -> None:
     torch.testing.assert_close(apart, distances(rows.double()), rtol=2**-44, atol=0)
     assert apart.equal(apart.T)
     assert not apart.diagonal().any()
+
+
+@pytest.mark.parametrize("size", [1, 64, 4096])
+def test_the_hadamard_transform(size) -> None:
+    rows = drawn(3, size)
+    expected = torch.stack([transformed(row) for row in rows])
+    torch.testing.assert_close(OPS["hadamard"].pick(rows), expected, rtol=2**-20, atol=2**-20 * size**0.5)
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+def test_sketches_by_the_hadamard_transform_and_what_is_read_from_them(replacement) -> None:
+    codec, rows = SRHT(ratio=0.6, replacement=replacement), drawn(3, 301)
+    message = [codec.sketch(row, codec.rows(301), chance()) for row in rows]
+    draw = chance()
+    sign, taken = signs(512, draw), codec._taken(512, codec.rows(301), draw)
+    found = OPS["srht"].pick(rows, sign, taken)
+    torch.testing.assert_close(found, torch.stack(message), rtol=2**-20, atol=2**-20)
+    lifted = torch.stack([codec.lift(each, 301, chance()) for each in message])
+    torch.testing.assert_close(OPS["srht_lift"].pick(found, sign, taken, 301), lifted, rtol=2**-20, atol=2**-20)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_count_tables_and_what_is_read_from_them(count) -> None:
+    codec, rows, draw = CountTable(rows=count, columns=0.2, kept=0.1), drawn(3, 301), Draw(seed=0, version=0)
+    each = [hashes(301, codec.width(301), draw.fixed("CountTable", row)) for row in range(count)]
+    place, sign = (torch.stack(parts) for parts in zip(*each, strict=True))
+    tables = OPS["count_table"].pick(rows, place, sign, codec.width(301))
+    expected = torch.stack([codec.table(row, draw) for row in rows])
+    torch.testing.assert_close(tables, expected, rtol=2**-20, atol=2**-20)
+    estimates = torch.stack([codec.estimate(table.flatten(), 301, draw) for table in tables])
+    assert OPS["count_estimate"].pick(tables, place, sign).equal(estimates)

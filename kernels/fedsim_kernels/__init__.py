@@ -3,14 +3,19 @@
 from fedsim_kernels import (
     adamw,
     clip_and_noise,
+    count_estimate,
+    count_table,
     distances,
     dropout,
     fedstale,
     frugal,
+    hadamard,
     median,
     momentum,
     pgd,
     sgd,
+    srht,
+    srht_lift,
     trimmed_mean,
     weighted_sum,
 )
@@ -30,5 +35,10 @@ OPS: dict[str, Op] = {
     "median": median.OP,
     "trimmed_mean": trimmed_mean.OP,
     "distances": distances.OP,
+    "hadamard": hadamard.OP,
+    "srht": srht.OP,
+    "srht_lift": srht_lift.OP,
+    "count_table": count_table.OP,
+    "count_estimate": count_estimate.OP,
 }
 """What the tests and the benchmark go through."""

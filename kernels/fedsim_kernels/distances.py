@@ -17,8 +17,8 @@ SPAN = 2**11
 def distances(rows: Tensor) -> Tensor:
     """Squared, between each two of rows (K, P): float64 (K, K), symmetric to the last bit, its diagonal zero.
 
-    As `fedsim.defences.distances`, for Krum. Of differences in float64: products of rows would be faster, but nothing
-    of them is left where rows are near each other and far from zero.
+    As `fedsim.defences.defence.distances`, for Krum. Of differences, in float64: products of rows near each other and
+    far from zero would leave nothing of them.
     """
     return (kernel if launches(rows) else reference)(rows)
 
