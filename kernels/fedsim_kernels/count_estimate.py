@@ -13,10 +13,12 @@ from fedsim_kernels.sorting import ascending
 BLOCK = 256
 
 
+@torch.no_grad()
 def count_estimate(tables: Tensor, place: Tensor, sign: Tensor) -> Tensor:
     """Of tables t (K, R, width) the medians over r of sign[r, i] t[r, place[r, i]], in their type: (K, P).
 
-    As `fedsim.wire.count_table.CountTable.estimate`, to the bit: of an even R the lower of both middle values.
+    As `fedsim.wire.count_table.CountTable.estimate`, to the bit: of an even R the lower of both middle values, and NaN
+    where any is.
     """
     return (kernel if launches(tables) else reference)(tables, place, sign)
 
@@ -49,6 +51,7 @@ def _read(tables, place, sign, out, rows, size, table_step, row_step, step, plac
     said *= tl.load(sign + row * sign_row_step + number * sign_step, mask=inside, other=0.0)
     ordered = ascending(tl.where(row < rows, said, float("inf")), BLOCK, POWER)
     middle = tl.sum(tl.where(row == (rows - 1) // 2, ordered, 0.0), 1)
+    middle = tl.where(tl.sum((said != said).to(tl.int32), 1) > 0, float("nan"), middle)
     tl.store(out + client * size + numbers, middle.to(out.dtype.element_ty), mask=numbers < size)
 
 

@@ -11,6 +11,7 @@ from fedsim_kernels.op import Inputs, Op
 BLOCK = 256
 
 
+@torch.no_grad()
 def count_table(rows: Tensor, place: Tensor, sign: Tensor, width: int) -> Tensor:
     """Of every row x (P,): t[r, place[r, i]] += sign[r, i] x[i], in its type, (K, R, width).
 

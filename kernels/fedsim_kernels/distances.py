@@ -14,6 +14,7 @@ SPAN = 2**11
 """Coordinates of a program; what several find is added up in their order."""
 
 
+@torch.no_grad()
 def distances(rows: Tensor) -> Tensor:
     """Squared, between each two of rows (K, P): float64 (K, K), symmetric to the last bit, its diagonal zero.
 

@@ -17,6 +17,7 @@ TILE = 2**13
 """Numbers of a program, so that it reads eight in a row of memory at least."""
 
 
+@torch.no_grad()
 def hadamard(rows: Tensor) -> Tensor:
     """H x of every row x (P,), padded with zeros to a power of two, in its type: (K, padded P).
 

@@ -10,10 +10,12 @@ from fedsim_kernels.language import launches
 from fedsim_kernels.op import Inputs, Op
 
 
+@torch.no_grad()
 def median(rows: Tensor) -> Tensor:
     """Of every column of rows (K, P), of an even K the mean of both middle values, in their type: (P,).
 
-    As `fedsim.defences.Median`: all is trimmed but the middle. Of no rows it is 0; rows have to be finite.
+    As `fedsim.defences.Median`: all is trimmed but the middle. Of no rows it is 0; what is not a number counts as
+    infinite.
     """
     return (kernel if launches(rows) else reference)(rows)
 

@@ -14,6 +14,7 @@ from fedsim_kernels.language import launches
 from fedsim_kernels.op import Inputs, Op
 
 
+@torch.no_grad()
 def srht(rows: Tensor, sign: Tensor, taken: Tensor) -> Tensor:
     """sqrt(1/b) S H D x of every row x (P,), in its type: (K, b).
 

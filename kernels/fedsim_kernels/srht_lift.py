@@ -13,6 +13,7 @@ from fedsim_kernels.op import Inputs, Op
 from fedsim_kernels.srht import randomness
 
 
+@torch.no_grad()
 def srht_lift(rows: Tensor, sign: Tensor, taken: Tensor, size: int) -> Tensor:
     """The first `size` of sqrt(1/b) D H S^T y of every sketch y (b,), in its type: (K, size).
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import torch
 from torch import Generator, Tensor
 
@@ -15,11 +17,12 @@ NARROW = 8
 """Coordinates of a program, at least: what memory is read in."""
 
 
+@torch.no_grad()
 def trimmed_mean(rows: Tensor, trimmed: int) -> Tensor:
     """Of every column of rows (K, P) the mean without its `trimmed` largest and smallest values, in their type: (P,).
 
-    At least one value stays, or two of an even K, as in `fedsim.defences.TrimmedMean`; of no rows it is 0. Rows have to
-    be finite. Summed in float64.
+    At least one value stays, or two of an even K, as in `fedsim.defences.TrimmedMean`; of no rows it is 0. What is not
+    a number counts as infinite. Summed in float64.
     """
     return (kernel if launches(rows) else reference)(rows, trimmed)
 
@@ -27,7 +30,8 @@ def trimmed_mean(rows: Tensor, trimmed: int) -> Tensor:
 def reference(rows: Tensor, trimmed: int) -> Tensor:
     """In plain torch."""
     first, end = _kept(len(rows), trimmed)
-    return (rows.sort(dim=0).values[first:end].double().sum(dim=0) / max(1, end - first)).to(rows.dtype)
+    ordered = rows.masked_fill(rows.isnan(), inf).sort(dim=0).values
+    return (ordered[first:end].double().sum(dim=0) / max(1, end - first)).to(rows.dtype)
 
 
 def kernel(rows: Tensor, trimmed: int) -> Tensor:
@@ -53,6 +57,7 @@ def _mean(rows, out, clients, size, row_step, step, out_step, first, end, BLOCK:
     client = tl.arange(0, 1 << POWER)
     inside = (places[:, None] < size) & (client[None, :] < clients)
     values = tl.load(rows + client[None, :] * row_step + places[:, None] * step, mask=inside, other=float("inf"))
+    values = tl.where(values == values, values, float("inf"))
     kept = (client >= first) & (client < end)
     total = tl.sum(tl.where(kept[None, :], ascending(values, BLOCK, POWER).to(tl.float64), 0.0), 1)
     tl.store(out + places * out_step, (total / (end - first)).to(out.dtype.element_ty), mask=places < size)
