@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from fedsim_kernels import OPS
 from torch import Generator, Tensor
 
+from fedsim.coding.matrices import coefficients, decoding
 from fedsim.defences import Median, TrimmedMean
 from fedsim.defences.defence import distances
-from fedsim.wire.codec import Draw
+from fedsim.wire.codec import Draw, packed
 from fedsim.wire.count_table import CountTable
 from fedsim.wire.hadamard import transformed
+from fedsim.wire.quantised import QSGD
 from fedsim.wire.sketches import SRHT, hashes, signs
 
 
@@ -78,3 +81,36 @@ def test_count_tables_and_what_is_read_from_them(count) -> None:
     torch.testing.assert_close(tables, expected, rtol=2**-20, atol=2**-20)
     estimates = torch.stack([codec.estimate(table.flatten(), 301, draw) for table in tables])
     assert OPS["count_estimate"].pick(tables, place, sign).equal(estimates)
+
+
+def test_qsgd() -> None:
+    codec, vector, draw = QSGD(levels=5, bucket=64), drawn(301), Draw(seed=0, version=0)
+    content = codec.encode(vector, draw)
+    chances = torch.rand(5, 64, generator=draw.own("QSGD")).view(1, -1)[:, :301]
+    norms, steps = OPS["quantise"].pick(vector[None], chances, codec.levels, codec.bucket)
+    torch.testing.assert_close(norms[0], content[0], rtol=2**-22, atol=0)
+    assert packed(steps[0], codec.bits).equal(content[1])
+    read = OPS["dequantise"].pick(content[0][None], steps, codec.levels, codec.bucket)
+    assert read[0].equal(codec.decode(content, 301, draw))
+
+
+@pytest.mark.parametrize("kind", ["cyclic", "repetition"])
+def test_gradient_codes(kind) -> None:
+    chunks, heard = drawn(6, 301), np.array([0, 2, 3, 5])
+    matrix = coefficients(kind, 6, 2, seed=0)
+    messages = OPS["combinations"].pick(chunks, torch.from_numpy(matrix))
+    for message, row in zip(messages, matrix, strict=True):
+        total = torch.zeros(301, dtype=torch.float64)
+        for chunk in row.nonzero()[0]:
+            total.add_(chunks[chunk], alpha=row[chunk])
+        torch.testing.assert_close(message, total, rtol=2**-50, atol=2**-50)
+    weights = torch.from_numpy(decoding(matrix, heard))
+    found = OPS["combinations"].pick(messages[heard], weights[None])
+    torch.testing.assert_close(found[0], chunks.double().sum(dim=0), rtol=1e-9, atol=1e-9)
+
+
+def test_chunks_that_do_not_count_may_be_anything() -> None:
+    parts = torch.tensor([[1.0, 2.0], [torch.nan, torch.inf]])
+    found = OPS["combinations"].pick(parts, torch.tensor([[2.0, 0.0], [1.0, 1.0]]))
+    assert found[0].tolist() == [2.0, 4.0]
+    assert not found[1].isfinite().any()

@@ -3,8 +3,10 @@
 from fedsim_kernels import (
     adamw,
     clip_and_noise,
+    combinations,
     count_estimate,
     count_table,
+    dequantise,
     distances,
     dropout,
     fedstale,
@@ -13,6 +15,7 @@ from fedsim_kernels import (
     median,
     momentum,
     pgd,
+    quantise,
     sgd,
     srht,
     srht_lift,
@@ -40,5 +43,8 @@ OPS: dict[str, Op] = {
     "srht_lift": srht_lift.OP,
     "count_table": count_table.OP,
     "count_estimate": count_estimate.OP,
+    "quantise": quantise.OP,
+    "dequantise": dequantise.OP,
+    "combinations": combinations.OP,
 }
 """What the tests and the benchmark go through."""
