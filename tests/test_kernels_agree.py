@@ -16,6 +16,7 @@ from fedsim.wire.count_table import CountTable
 from fedsim.wire.hadamard import transformed
 from fedsim.wire.quantised import QSGD
 from fedsim.wire.sketches import SRHT, hashes, signs
+from fedsim.wire.sparse import TopK
 
 
 def chance() -> Generator:
@@ -114,3 +115,19 @@ def test_chunks_that_do_not_count_may_be_anything() -> None:
     found = OPS["combinations"].pick(parts, torch.tensor([[2.0, 0.0], [1.0, 1.0]]))
     assert found[0].tolist() == [2.0, 4.0]
     assert not found[1].isfinite().any()
+
+
+@pytest.mark.parametrize("ratio", [0.001, 0.1, 1.0])
+def test_the_largest_numbers(ratio) -> None:
+    codec, vector = TopK(ratio=ratio), drawn(301)
+    values, places = OPS["top_k"].pick(vector[None], codec.kept(301))
+    expected = codec.encode(vector, Draw(seed=0, version=0))
+    assert values[0].equal(expected[0])
+    assert places[0].equal(expected[1])
+
+
+def test_of_equals_the_first_are_kept_and_no_more_than_there_are() -> None:
+    row = torch.tensor([[1.0, -2.0, 3.0, 2.0, -1.0, 2.0]])
+    assert OPS["top_k"].pick(row, 3)[1].tolist() == [[1, 2, 3]]
+    with pytest.raises(ValueError, match="of 6 numbers 0 to 6 can be kept, not 7"):
+        OPS["top_k"].pick(row, 7)

@@ -19,6 +19,7 @@ from fedsim_kernels import (
     sgd,
     srht,
     srht_lift,
+    top_k,
     trimmed_mean,
     weighted_sum,
 )
@@ -45,6 +46,7 @@ OPS: dict[str, Op] = {
     "count_estimate": count_estimate.OP,
     "quantise": quantise.OP,
     "dequantise": dequantise.OP,
+    "top_k": top_k.OP,
     "combinations": combinations.OP,
 }
 """What the tests and the benchmark go through."""
