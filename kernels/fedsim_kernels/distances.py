@@ -10,7 +10,7 @@ from fedsim_kernels.op import Inputs, Op
 
 TILE, STEP = 8, 32
 """Rows on either side, and coordinates at once: a program keeps TILE x TILE x STEP sums in registers."""
-SPAN = 2**11
+BLOCK = 2**11
 """Coordinates of a program; what several find is added up in their order."""
 
 
@@ -34,24 +34,24 @@ def reference(rows: Tensor) -> Tensor:
 
 def kernel(rows: Tensor) -> Tensor:
     """Every row is read once for each TILE rows."""
-    (clients, size), spans = rows.shape, pieces(rows.shape[1], SPAN)
+    (clients, size), spans = rows.shape, pieces(rows.shape[1], BLOCK)
     parts = torch.zeros(spans, clients, clients, dtype=torch.float64, device=rows.device)
     if parts.numel():
         tiles = pieces(clients, TILE)
-        _differences[(spans, tiles, tiles)](rows, parts, clients, size, *rows.stride(), TILE, STEP, SPAN)
+        _differences[(spans, tiles, tiles)](rows, parts, clients, size, *rows.stride(), TILE, STEP, BLOCK)
     return parts.sum(dim=0)
 
 
 @jit
-def _differences(rows, parts, clients, size, row_step, step, TILE: constexpr, STEP: constexpr, SPAN: constexpr):
+def _differences(rows, parts, clients, size, row_step, step, TILE: constexpr, STEP: constexpr, BLOCK: constexpr):
     span, upper, left = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     if upper > left:  # found by the program across the diagonal
         return
     one = upper * TILE + tl.arange(0, TILE)
     other = left * TILE + tl.arange(0, TILE)
     total = tl.zeros((TILE, TILE, STEP), tl.float64)
-    for start in range(0, min(SPAN, size - span * SPAN), STEP):
-        places = span * SPAN + start + tl.arange(0, STEP)
+    for start in range(0, min(BLOCK, size - span * BLOCK), STEP):
+        places = span * BLOCK + start + tl.arange(0, STEP)
         inside = places[None, :] < size
         near = tl.load(rows + one[:, None] * row_step + places[None, :] * step,
                        mask=inside & (one[:, None] < clients), other=0.0).to(tl.float64)  # fmt: skip

@@ -13,7 +13,7 @@ from fedsim_kernels.op import Inputs, Op
 
 POWERS = 10
 """Powers of two that a pass over memory takes at most; they are shared out evenly among passes."""
-TILE = 2**13
+BLOCK = 2**13
 """Numbers of a program, so that it reads eight in a row of memory at least."""
 
 
@@ -65,7 +65,7 @@ def product(rows: Tensor, size: int, before: Tensor | None = None, after: Tensor
 
 def _passed(rows: Tensor, size: int, full: int, stride: int, power: int,
             before: Tensor | None, after: Tensor | None) -> Tensor:  # fmt: skip
-    (clients, given), others, tile = rows.shape, full >> power, TILE >> power
+    (clients, given), others, tile = rows.shape, full >> power, max(1, BLOCK >> power)
     out = rows.new_empty(clients, size)
     if out.numel():
         steps = (0 if sign is None else sign.stride(0) for sign in (before, after))

@@ -11,7 +11,7 @@ from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 from fedsim_kernels.sorting import ascending
 
-TILE = 4096
+BLOCK = 4096
 """Numbers that a program sorts, if there are no more clients than a NARROW-th of that."""
 NARROW = 8
 """Coordinates of a program, at least: what memory is read in."""
@@ -39,7 +39,7 @@ def kernel(rows: Tensor, trimmed: int) -> Tensor:
     (clients, size), out = rows.shape, rows.new_zeros(rows.shape[1])
     if rows.numel():
         power = (clients - 1).bit_length()
-        block = max(NARROW, TILE >> power)
+        block = max(NARROW, BLOCK >> power)
         _mean[(pieces(size, block),)](rows, out, clients, size, *rows.stride(), out.stride(0), *_kept(clients, trimmed),
                                       block, power)  # fmt: skip
     return out
