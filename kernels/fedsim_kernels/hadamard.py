@@ -11,10 +11,10 @@ from torch.nn.functional import pad
 from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 
-POWERS = 10
-"""Powers of two that a pass over memory takes at most; they are shared out evenly among passes."""
 BLOCK = 2**13
-"""Numbers of a program, so that it reads eight in a row of memory at least."""
+"""Numbers of a program."""
+WIDE = 8
+"""Numbers that it reads in a row of memory, at least: so a pass takes BLOCK / WIDE as a factor of the order at most."""
 
 
 @torch.no_grad()
@@ -54,8 +54,8 @@ def padded(size: int) -> int:
 def product(rows: Tensor, size: int, before: Tensor | None = None, after: Tensor | None = None) -> Tensor:
     """The first `size` of every after * H (before * x), x a row padded with zeros: (K, size), in the rows' type."""
     full = padded(max(rows.shape[1], size))
-    left, stride = full.bit_length() - 1, 1
-    for passes in range(max(1, pieces(left, POWERS)), 0, -1):
+    left, most, stride = full.bit_length() - 1, (BLOCK // WIDE).bit_length() - 1, 1
+    for passes in range(max(1, pieces(left, most)), 0, -1):
         power = pieces(left, passes)
         left -= power
         rows = _passed(rows, size if passes == 1 else full, full, stride, power, before, after if passes == 1 else None)
@@ -65,7 +65,7 @@ def product(rows: Tensor, size: int, before: Tensor | None = None, after: Tensor
 
 def _passed(rows: Tensor, size: int, full: int, stride: int, power: int,
             before: Tensor | None, after: Tensor | None) -> Tensor:  # fmt: skip
-    (clients, given), others, tile = rows.shape, full >> power, max(1, BLOCK >> power)
+    (clients, given), others, tile = rows.shape, full >> power, BLOCK >> power
     out = rows.new_empty(clients, size)
     if out.numel():
         steps = (0 if sign is None else sign.stride(0) for sign in (before, after))

@@ -20,7 +20,7 @@ from fedsim_kernels import OPS
 from fedsim_kernels.language import triton
 from fedsim_kernels.op import Inputs, Op
 
-SHAPES = ((1, 1), (0, 3), (3, 0), (1, 7), (4, 1024), (5, 1025), (3, 2311))
+SHAPES = ((1, 1), (0, 3), (3, 0), (1, 7), (4, 1024), (5, 1025), (3, 2311), (19, 33))
 """Rows, and numbers in each."""
 
 
