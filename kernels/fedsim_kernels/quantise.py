@@ -66,9 +66,10 @@ def _round(rows, chance, norms, steps, size, levels, bucket, row_step, step, cha
         inside = places < end
         value = tl.load(rows + client * row_step + places * step, mask=inside, other=0.0).to(tl.float64)
         uniform = tl.load(chance + client * chance_row_step + places * chance_step, mask=inside, other=0.0)
-        exact = ((value / divisor).to(kind).to(tl.float64) * levels).to(kind)  # rounded twice, as torch does
+        ratio = (value / divisor).to(kind).to(tl.float64)  # rounded, as torch does
+        exact = (ratio * levels).to(kind).to(tl.float64)
         floor = tl.floor(exact)
-        rounded = floor + (uniform < exact - floor).to(kind)
+        rounded = floor + (uniform < exact - floor).to(tl.float64)
         known = tl.where(rounded == rounded, rounded, 0.0)
         tl.store(steps + client * step_row_step + places, (known + levels).to(tl.int32).to(tl.uint8), mask=inside)
 
