@@ -17,7 +17,8 @@ def combinations(parts: Tensor, coefficients: Tensor) -> Tensor:
 
     Encodes chunks' gradients, with the rows of `fedsim.coding.matrices.coefficients`; decodes what was heard of them,
     with one row of weights, as from `fedsim.coding.matrices.decoding`. Added up in float64 in the order of parts. One
-    whose coefficient is 0 is not looked at, whatever it is.
+    whose coefficient is 0 is not looked at, whatever it is. Kernels are of float32 alone: messages in float64 take the
+    reference.
     """
     return (kernel if launches(parts) else reference)(parts, coefficients)
 
