@@ -5,6 +5,7 @@ By hand for stacks of clients, and by autograd; both are the same.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import inf
 from typing import Protocol
@@ -165,12 +166,12 @@ class TradeOff:
         return losses, torch.cat((here, there), 2).div_(y.shape[1]).mT
 
 
-class Derived:
+class Derived(ABC):
     """A loss whose slopes are autograd's."""
 
+    @abstractmethod
     def each(self, scores: Tensor, y: Tensor) -> Tensor:
         """See `Loss`."""
-        raise NotImplementedError
 
     def slope(self, scores: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """See `Loss`."""

@@ -24,12 +24,13 @@ SMALL = 1e-8
 class GCond:
     """The pair that points most against each other is made to agree, again and again; then the mean, with momentum.
 
-    arXiv 2509.07252, as its public code (AlevLab-dev/GCond) has it, with its defaults; without accumulation over
-    batches, as a client's update is that already. Of a pair with cosine c below `weak` the loser is projected by an
-    angle that grows from 0 to pi / 2 at `main` and pi at `critical`, the winner by the same up to pi / 2 and back. Who
-    wins: the one that is steadier (0.8) and stronger over its own mean norm (0.2); who has won three times in a row
-    loses (in the code; the README of it says that it wins). The paper adds the directions up. It remembers each name's
-    last direction, after projection as in the code, and mean norm, the last winners, and the momentum.
+    arXiv 2509.07252, as its public code (AlevLab-dev/GCond) has it, with its defaults; accumulation over batches is the
+    source `combined`'s, with `batches: own`, and a client's update is that already. Of a pair with cosine c below
+    `weak` the loser is projected by an angle that grows from 0 to pi / 2 at `main` and pi at `critical`, the winner by
+    the same up to pi / 2 and back. Who wins: the one that is steadier (0.8) and stronger over its own mean norm (0.2);
+    who has won three times in a row loses (in the code; the README of it says that it wins). The paper adds the
+    directions up. It remembers each name's last direction, after projection as in the code, and mean norm, the last
+    winners, and the momentum.
     """
 
     critical: Cosine = -0.8

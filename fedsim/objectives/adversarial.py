@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor
 
-from fedsim.gradients import Gradients
 from fedsim.losses import Loss
-from fedsim.objectives.objective import Step
+from fedsim.objectives.objective import Plain, Step
 from fedsim.objectives.pgd import PGD
 from fedsim.objectives.term import Term
-from fedsim.work import LocalTask
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adversarial(PGD):
+class Adversarial(PGD, Plain):
     """Every local step learns from examples that PGD has moved: federated adversarial learning.
 
     Li, Song and Yang, Federated Adversarial Learning: A Framework with Convergence Analysis (ICML 2023): an inner loop
@@ -27,17 +25,6 @@ class Adversarial(PGD):
 
     regenerate: Literal["step", "round"] = "step"
 
-    classes: ClassVar[bool] = False
-    points: ClassVar[int] = 1
-    losses: ClassVar[int] = 1
-    discloses: ClassVar[str | None] = None
-    remembers: ClassVar[bool] = False
-
-    @property
-    def further(self) -> int:
-        """See `Objective`."""
-        return 0
-
     @property
     def effort(self) -> float:
         """See `Objective`: the attack, and a training."""
@@ -46,22 +33,6 @@ class Adversarial(PGD):
     @property
     def loss(self) -> Loss | None:
         """Of the points; None: the one for such labels."""
-        return None
-
-    def effort_of(self, client: int) -> float:
-        """See `Objective`."""
-        return self.effort
-
-    def gradients(self, source: Gradients) -> Gradients:
-        """See `Objective`."""
-        return source
-
-    def offset(self, tasks: Sequence[LocalTask]) -> Tensor | None:
-        """See `Objective`."""
-        return None
-
-    def phase(self, task: LocalTask) -> None:
-        """See `Objective`."""
         return None
 
     def terms(self, step: Step) -> Sequence[Term]:

@@ -129,7 +129,7 @@ class Plain:
         """See `Objective`."""
         return source
 
-    def offset(self, tasks: Sequence[LocalTask]) -> None:
+    def offset(self, tasks: Sequence[LocalTask]) -> Tensor | None:
         """See `Objective`."""
         return None
 
