@@ -91,7 +91,7 @@ FORBIDDEN = [
     "yaml.load(",
     "torch.load(",
 ]
-ABOVE_ALL = {"scenario", "describe", "tune", "experiment", "conduct", "terminal", "__main__", "__init__"}
+ABOVE_ALL = {"scenario", "describe", "tune", "experiment", "conduct", "terminal", "commands", "__main__", "__init__"}
 
 
 def name_of(path: Path) -> str:
@@ -150,8 +150,8 @@ def test_nevers_directly_and_through_others(library) -> None:
 
 def test_nothing_below_imports_the_scenario() -> None:
     for name, others in GRAPH.items():
-        if name not in ABOVE_ALL:
-            assert not others & ABOVE_ALL, name
+        if name.split(".")[0] not in ABOVE_ALL:
+            assert not {other.split(".")[0] for other in others} & ABOVE_ALL, name
 
 
 def test_there_is_no_circle() -> None:
