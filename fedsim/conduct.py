@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fedsim import scenario
+from fedsim.accelerator import card, device_of, exactly
 from fedsim.coded import CodedSimulation
 from fedsim.data import Dataset
 from fedsim.disclosure import disclosed, disclosed_by_peers
@@ -53,7 +54,8 @@ def conduct(experiment: Experiment, path: Path, watch: Watch = lambda progress, 
 
     simulation = experiment.simulation(trace, record=record, watch=watch)
     try:
-        simulation.run()
+        with exactly():
+            simulation.run()
     except Exception as error:
         folder.failure(error)
         raise
@@ -64,7 +66,7 @@ def conduct(experiment: Experiment, path: Path, watch: Watch = lambda progress, 
     if not experiment.timing_only:
         for stem, params in models(simulation).items():
             named = experiment.layout.unflatten(params)
-            folder.weights(stem, {name: tensor.numpy() for name, tensor in named.items()})
+            folder.weights(stem, {name: tensor.cpu().numpy() for name, tensor in named.items()})
     listener = simulation.wire and simulation.wire.eavesdropper if isinstance(simulation, ServerSimulation) else None
     if listener is not None:
         folder.leakage(*listener.reconstructions())
@@ -112,6 +114,7 @@ def _receipt(simulation: Federated, experiment: Experiment, seconds: float) -> d
     return {
         "scenario": experiment.arm.digest,
         "seed": experiment.arm.keys.seed,
+        "device": {"kind": experiment.params.device.type, "card": card(experiment.params.device)},
         "versions": {"python": platform.python_version(), **{
             name: version(name) for name in ("fedsim-lab", "numpy", "simpy", "torch")}},
         "counts": {"versions": progress.version, "updates": progress.updates, "lost": progress.lost,
@@ -131,6 +134,7 @@ def run(
     out: Path | str = "runs",
     picture: bool = True,
     workers: int = 1,
+    device: str = "cpu",
     watch: Callable[[str, Progress, int], None] = lambda label, progress, now: None,
     finished: Finished = lambda label, done, total: None,
 ) -> Run:
@@ -143,6 +147,7 @@ def run(
         out: the folder that run folders are put into, as <stem>/<digest of the resolved scenario>.
         picture: whether to draw one; a grid has none but its scorecard.
         workers: arms at a time, each in a process of its own if there are several.
+        device: where numbers are computed: `cpu`, `cuda` or `cuda:1`; the folder's name does not depend on it.
         watch: told the arm's label, its progress and the virtual time whenever something worth showing has happened,
             unless arms have processes of their own.
         finished: told an arm's label, and how many of how many are done.
@@ -153,8 +158,8 @@ def run(
     """
     arms = scenario.read(source, overrides)
     data = None if data is None else Path(data)
-    loaded: dict[str, Dataset] = {}
-    experiments = [assemble(arm, data, loaded) for arm in arms]
+    place, shared = device_of(device), dict[str, Dataset]()
+    experiments = [assemble(arm, data, shared, place) for arm in arms]
     stem = "scenario" if isinstance(source, Mapping) else Path(source).stem
     if len(arms) == 1 and arms[0].label == scenario.SINGLE:
         path = Path(out) / stem / arms[0].digest
@@ -164,7 +169,7 @@ def run(
         folder = RunFolder(path, scenario.folded(arms))
         folder.comparison({arm.label: arm.coordinates for arm in arms})
         if workers > 1:
-            _side_by_side(arms, data, path, workers, finished)
+            _side_by_side(arms, data, path, workers, place, finished)
         else:
             for done, experiment in enumerate(experiments, 1):
                 label = experiment.arm.label
@@ -176,10 +181,12 @@ def run(
     return result
 
 
-def _side_by_side(arms: Sequence[Arm], data: Path | None, path: Path, workers: int, finished: Finished) -> None:
+def _side_by_side(
+    arms: Sequence[Arm], data: Path | None, path: Path, workers: int, device: torch.device, finished: Finished
+) -> None:
     """Run arms in processes of their own, one thread each."""
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        pending = {pool.submit(_alone, arm.resolved, data, path / arm.label): arm.label for arm in arms}
+        pending = {pool.submit(_alone, arm.resolved, data, path / arm.label, device): arm.label for arm in arms}
         try:
             for done, future in enumerate(as_completed(pending), 1):
                 future.result()
@@ -189,9 +196,9 @@ def _side_by_side(arms: Sequence[Arm], data: Path | None, path: Path, workers: i
             raise
 
 
-def _alone(resolved: Mapping[str, Any], data: Path | None, path: Path) -> None:
+def _alone(resolved: Mapping[str, Any], data: Path | None, path: Path, device: torch.device) -> None:
     [arm] = scenario.read(resolved)
-    conduct(assemble(arm, data), path)
+    conduct(assemble(arm, data, device=device), path)
 
 
 def _provenance(experiments: Sequence[Experiment]) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fedsim.accelerator import CPU
 from fedsim.attacks.liars import Poisoning
 from fedsim.cell import Workload
 from fedsim.coded import CodedSimulation
@@ -132,29 +133,35 @@ class Experiment:
         if number == 0:
             return self.params
         seed = int(stream(self.given["seed"], "model", number).integers(2**63))
-        return initial_params(lambda: self.arm.build(self.given, "model"), seed)[1]
+        return initial_params(lambda: self.arm.build(self.given, "model"), seed)[1].to(self.params.device)
 
     def select(self, seed: int) -> Select:
         """The scenario's selection policy, with the draws of this seed."""
         return self.arm.build({**self.given, "seed": seed}, "select")
 
 
-def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | None = None) -> Experiment:
+def assemble(
+    arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | None = None, device: torch.device = CPU
+) -> Experiment:
     """Load the data, draw the fleet, make the model.
+
+    All that is drawn is drawn on the CPU, so that it is the same wherever numbers are computed.
 
     Args:
         arm: what was checked.
         data: the folder given by the caller, searched first.
         loaded: datasets that earlier arms have loaded, by their keys.
+        device: where numbers are computed.
 
     Raises:
         ScenarioError: if the parts do not fit together, or data are missing.
     """
     keys = arm.keys
     seed, clients = keys.seed, keys.fleet.clients
+    loaded = {} if loaded is None else loaded
     given: dict[str, Any] = {"seed": seed, "folders": data_folders(data, keys.folder)}
     source = arm.build(given, "data")
-    dataset = _dataset(arm, source, given["folders"], {} if loaded is None else loaded)
+    dataset = _dataset(arm, source, given["folders"], loaded)
     parts = source.partition.split(dataset, clients, seed)
     given |= {"shape": dataset.shape, "classes": dataset.outputs, "vocabulary": len(dataset.vocabulary)}
     given["outputs"] = dataset.outputs
@@ -162,6 +169,7 @@ def assemble(arm: Arm, data: Path | None = None, loaded: dict[str, Dataset] | No
     given |= {"labels": _label_distributions(dataset, parts), "tasks": dataset.tasks}
     given |= {"dataset": dataset, "parts": parts}
     model, params = initial_params(lambda: arm.build(given, "model"), seed)
+    model, params, dataset = model.to(device), params.to(device), _placed(dataset, device, loaded)
     layout = given["layout"] = Layout.of(model)
     hostility = Hostility(arm, given)
     poisoning = hostility.poisoning(dataset)
@@ -186,6 +194,13 @@ def _dataset(arm: Arm, source: Any, folders: Sequence[Path], loaded: dict[str, D
         place = arm.place(("until", "accuracy"))
         raise ScenarioError(f"{place}: until.accuracy: these data have no classes, so there is no accuracy to reach")
     return dataset
+
+
+def _placed(dataset: Dataset, device: torch.device, loaded: dict[str, Dataset]) -> Dataset:
+    """A dataset on a device; moved once for all arms."""
+    name = f"{id(dataset)} on {device}"
+    there = loaded[name] = loaded.get(name) or dataset.to(device)
+    return there
 
 
 def _trainer(

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fedsim.accelerator import CPU
 from fedsim.models.normalisation import BatchNorm
 from fedsim.vector import Layout
 from fedsim.work import LocalTask
@@ -45,6 +46,7 @@ class Personal:
 
     names: Collection[str]
     layout: Layout
+    device: torch.device = CPU
 
     @property
     def any(self) -> bool:
@@ -55,7 +57,9 @@ class Personal:
     def mask(self) -> Tensor:
         """Where they are in a flat model, bool (P,)."""
         shapes = zip(self.layout.names, self.layout.shapes, strict=True)
-        return self.layout.join({name: torch.full(shape, name in self.names) for name, shape in shapes})
+        return self.layout.join(
+            {name: torch.full(shape, name in self.names, device=self.device) for name, shape in shapes}
+        )
 
     def model(self, params: Tensor, own: Tensor | None) -> Tensor:
         """A client's: the shared one (P,) with what it keeps, if it does already."""

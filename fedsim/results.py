@@ -93,7 +93,7 @@ class RunFolder:
         """What an eavesdropper has found: how well, and the examples."""
         self._table("leakage.csv", rows)
         if pictures:
-            self.weights("leakage", {name: tensor.numpy() for name, tensor in pictures.items()})
+            self.weights("leakage", {name: tensor.cpu().numpy() for name, tensor in pictures.items()})
 
     def comparison(self, arms: Mapping[str, Mapping[str, str]]) -> None:
         """This folder holds the folders of these arms, by label, each with its coordinates if they are a grid."""

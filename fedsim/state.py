@@ -10,10 +10,12 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from fedsim.accelerator import CPU
 from fedsim.work import ClientState, LocalResult, Update
 
 Facts = Any
@@ -33,17 +35,17 @@ def saved(thing: object) -> bytes:
     """
     tensors: dict[int, tuple[str, Tensor]] = {}
     facts = _attributes(thing, tensors)
-    named = {name: tensor.detach().clone() for name, tensor in tensors.values()}
+    named = {name: tensor.detach().cpu().clone() for name, tensor in tensors.values()}
     return save(named, {"facts": json.dumps(facts)})
 
 
-def restore(thing: object, data: bytes) -> None:
-    """Put back what `saved` has given into an object that was constructed alike.
+def restore(thing: object, data: bytes, device: torch.device = CPU) -> None:
+    """Put back what `saved` has given, onto a device, into an object that was constructed alike.
 
     ValueError if the bytes are damaged.
     """
     try:
-        tensors = load(data)
+        tensors = {name: tensor.to(device) for name, tensor in load(data).items()}
         length = int.from_bytes(data[:8], "little")
         facts = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["facts"])
     except (SafetensorError, ValueError, KeyError) as error:

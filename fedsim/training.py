@@ -95,7 +95,7 @@ class Trainer:
         self.source, self.rules, self.probe, self.growth = source, rules, probe, growth
         self.paces: list[dict[str, int]] = []
         """What trainings have made of a growth: see `Pace`."""
-        self.personal = Personal(personal, self.layout)
+        self.personal = Personal(personal, self.layout, x.device)
         self.plain, self.worth = self._chosen(model)
         self.gradients = self.objective.gradients(self.plain)
         self.stackable = getattr(optimizer, "stackable", True)

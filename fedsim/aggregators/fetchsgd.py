@@ -42,7 +42,7 @@ class FetchSGD(Rounds):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.velocity, self.error = torch.zeros(self.shape), torch.zeros(self.shape)
+        self.velocity, self.error = self.params.new_zeros(self.shape), self.params.new_zeros(self.shape)
 
     @property
     def codec(self) -> CountTable:

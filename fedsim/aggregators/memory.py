@@ -51,7 +51,9 @@ class Memory:
     def __getitem__(self, client: int) -> Tensor:
         """The client's row, which is not to be written to."""
         row = self.rows.get(client)
-        return torch.zeros_like(self.like) if row is None else self.blocks[row // self.depth][row % self.depth]
+        if row is None:
+            return torch.zeros_like(self.like)
+        return self.blocks[row // self.depth][row % self.depth].to(self.like.device)
 
     def news(self, client: int, vector: Tensor) -> Tensor:
         """What a client's update (P,) has that its last one had not, in float64."""
@@ -75,5 +77,5 @@ class Memory:
         if self.place == "ram" or not self.like.nbytes:
             return self.like.new_zeros(shape)
         with tempfile.TemporaryFile() as file:
-            mapped = np.memmap(file, dtype=self.like.numpy().dtype, mode="w+", shape=shape)
+            mapped = np.memmap(file, dtype=self.like.cpu().numpy().dtype, mode="w+", shape=shape)
         return torch.from_numpy(mapped)

@@ -75,5 +75,5 @@ class Crops:
 
     def cut(self, images: Tensor, boxes: Tensor) -> Tensor:
         """One box of each image (B, channels, height, width), bilinear; the same shape."""
-        grid = functional.affine_grid(boxes, list(images.shape), align_corners=False)
+        grid = functional.affine_grid(boxes.to(images.device), list(images.shape), align_corners=False)
         return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -73,9 +73,10 @@ class Distillation:
         held = self.trainer.parts.held(task.client, task.ordinal)
         teacher = Teacher.of(self.model, self.trainer.layout.unflatten(params), self.trainer.x[held])
         own = self.trainer.parts.labels
-        present = np.unique(self.trainer.y[held].numpy() if own is None else own[task.client])
+        present = np.unique(self.trainer.y[held].cpu().numpy() if own is None else own[task.client])
         draw = generator(self.trainer.seed, "distilled images", task.client, task.ordinal)
-        images = self.recovery.run(teacher, torch.from_numpy(np.resize(present, self.images)), self.shape, draw)
+        classes = torch.from_numpy(np.resize(present, self.images)).to(params.device)
+        images = self.recovery.run(teacher, classes, self.shape, draw)
         with torch.no_grad():
             labels = teacher.scores(self.seen(images, task.client, task.version)).softmax(1)
         return torch.cat((images.flatten(), labels.flatten()))

@@ -96,4 +96,5 @@ class NormalEquations:
     def test_columns(self) -> Tensor:
         """G, (n, width)."""
         draw = generator(self.trainer.seed, "spectral start")
-        return torch.randn(self.columns, self.width, generator=draw, dtype=torch.float64)
+        drawn = torch.randn(self.columns, self.width, generator=draw, dtype=torch.float64)
+        return drawn.to(self.trainer.x.device)

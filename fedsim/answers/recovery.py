@@ -41,7 +41,7 @@ class Recovery:
 
     def run(self, teacher: Teacher, y: Tensor, shape: tuple[int, ...], draw: Generator) -> Tensor:
         """An image for each of the classes `y` (B,): (B, *shape)."""
-        x, crops = torch.randn(len(y), *shape, generator=draw), Crops(shape[1], shape[2], self.flip)
+        x, crops = torch.randn(len(y), *shape, generator=draw).to(y.device), Crops(shape[1], shape[2], self.flip)
         adam = torch.optim.Adam([x], lr=self.lr, betas=(0.5, 0.9))
         cosine = CosineAnnealingLR(adam, self.steps)
         for step in range(self.steps):

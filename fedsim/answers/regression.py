@@ -78,6 +78,6 @@ class Sketched:
     def sketch(self, rows: Tensor, draw: Generator) -> Tensor:
         """S times each of (B, n, c): (B, rows, c)."""
         size = rows.shape[1]
-        place, sign = torch.randperm(size, generator=draw) % self.rows, signs(size, draw).to(rows.dtype)
+        place, sign = torch.randperm(size, generator=draw).to(rows.device) % self.rows, signs(size, draw).to(rows)
         found = rows.new_zeros(len(rows), self.rows, rows.shape[2])
         return found.index_add_(1, place, sign.unsqueeze(1) * rows)

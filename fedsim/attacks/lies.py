@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Annotated, ClassVar, NamedTuple
 
-import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
 from fedsim.defences.defence import distances
+from fedsim.wire.codec import normal
 
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -68,7 +68,7 @@ class Gaussian(Lie):
 
     def told(self, own: Tensor, known: Known, version: int, draw: Generator) -> Tensor:
         """See `Lie`."""
-        return self.sigma * torch.randn(own.shape, generator=draw, dtype=own.dtype)
+        return self.sigma * normal(own, draw)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class FreeRider(Lie):
 
     def told(self, own: Tensor, known: Known, version: int, draw: Generator) -> Tensor:
         """See `Lie`."""
-        return self.sigma * (version + 1) ** -self.decay * torch.randn(own.shape, generator=draw, dtype=own.dtype)
+        return self.sigma * (version + 1) ** -self.decay * normal(own, draw)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Sybils(Lie):
     def told(self, own: Tensor, known: Known, version: int, draw: Generator) -> Tensor:
         """See `Lie`."""
         common = known.liars.mean(dim=0)
-        noise = torch.randn(own.shape, generator=draw, dtype=own.dtype)
+        noise = normal(own, draw)
         return common + self.jitter * common.norm() * noise / noise.norm().clamp_min(1e-300)
 
 

@@ -33,7 +33,7 @@ class CAGrad:
         length = float(mean.norm())
         if self.c == 0 or length == 0:
             return mean
-        mixed = rows.new_tensor(self.weights((rows @ rows.T).numpy())) @ rows
+        mixed = rows.new_tensor(self.weights((rows @ rows.T).cpu().numpy())) @ rows
         return mean + self.c * length / max(float(mixed.norm()), 1e-300) * mixed
 
     def weights(self, products: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ def run(
     data: DataFolder = None,
     out: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
     workers: Annotated[int, typer.Option(help="Runs of a comparison at a time.", min=1)] = 1,
+    device: Annotated[str, typer.Option(help="Where numbers are computed: cpu, cuda, or cuda:1.")] = "cpu",
     as_json: Json = False,
 ) -> None:
     """Run a scenario: print what it took and write a run folder."""
@@ -31,8 +32,8 @@ def run(
     changes = overrides or []
     arms = len(read(scenario, changes))
     with ProgressBar(Console(stderr=True), arms) as bar:
-        result = conduct.run(scenario, *changes, data=data, out=out, workers=workers, watch=bar.watch,
-                             finished=bar.finished)  # fmt: skip
+        result = conduct.run(scenario, *changes, data=data, out=out, workers=workers, device=device,
+                             watch=bar.watch, finished=bar.finished)  # fmt: skip
     if as_json:
         last = {arm.label: arm.metrics.iloc[-1].to_dict() for arm in result.arms}
         typer.echo(json.dumps({"path": str(result.path), "runs": last}))

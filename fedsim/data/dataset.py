@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -74,6 +74,11 @@ class Dataset:
     def __len__(self) -> int:
         """How many training examples there are."""
         return len(self.y)
+
+    def to(self, device: torch.device) -> Dataset:
+        """The same with its tensors on a device; itself if they are there."""
+        there = {name: getattr(self, name).to(device) for name in ("x", "y", "x_test", "y_test")}
+        return self if all(tensor is getattr(self, name) for name, tensor in there.items()) else replace(self, **there)
 
     @property
     def has_classes(self) -> bool:

@@ -60,7 +60,7 @@ class Bucketing(Defence):
         places = stream(self.seed, "buckets", len(rows)).permutation(len(rows))
         buckets = torch.tensor([order[place] for place in places]).split(self.size)
         vector, mixed = self.rule.middle(torch.stack([rows[bucket].mean(dim=0) for bucket in buckets]))
-        shares = torch.zeros(len(rows), dtype=rows.dtype)
+        shares = rows.new_zeros(len(rows))
         for bucket, share in zip(buckets, mixed, strict=True):
             shares[bucket] = share / len(bucket)
         return Combined(vector, shares)

@@ -94,7 +94,7 @@ class SelfCentredClipping:
         away[~away.isfinite().all(dim=1)] = 0
         radius = self.radius or self._adapted(away.norm(dim=1), weights)
         short = (radius / away.norm(dim=1).clamp_min(1e-300)).clamp_max(1.0)
-        return (own + (torch.tensor(weights, dtype=torch.float64) * short) @ away).to(own.dtype)
+        return (own + (away.new_tensor(weights) * short) @ away).to(own.dtype)
 
     def _adapted(self, lengths: Tensor, weights: Sequence[float]) -> float:
         left, total = self.weight, 0.0

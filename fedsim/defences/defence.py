@@ -63,7 +63,7 @@ class Defence(ABC):
             )
         senders = senders or [Sender(place) for place in range(len(rows))]
         vector, counted = self.among(rows[sound], [sender for sender, fine in zip(senders, sound, strict=True) if fine])
-        shares = torch.zeros(len(rows), dtype=rows.dtype)
+        shares = rows.new_zeros(len(rows))
         shares[sound] = counted
         return Combined(vector.to(updates[0].dtype), shares)
 
@@ -87,7 +87,7 @@ class Defence(ABC):
 
 def alike(rows: Tensor) -> Tensor:
     """The shares of a mean."""
-    return torch.full((len(rows),), 1 / len(rows), dtype=rows.dtype)
+    return rows.new_full((len(rows),), 1 / len(rows))
 
 
 def weighted(rows: Tensor, shares: Tensor) -> Combined:
@@ -97,7 +97,7 @@ def weighted(rows: Tensor, shares: Tensor) -> Combined:
 
 def chosen(rows: Tensor, places: Sequence[int]) -> Combined:
     """The mean of the rows at these places."""
-    shares = torch.zeros(len(rows), dtype=rows.dtype)
+    shares = rows.new_zeros(len(rows))
     shares[list(places)] = 1 / len(places)
     return Combined(rows[sorted(places)].mean(dim=0), shares)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from fedsim.defences.coordinates import nearest_mean
@@ -57,10 +56,10 @@ class Bulyan(Defence):
         apart, left = distances(rows), list(range(len(rows)))
         picked: list[int] = []
         while len(picked) < max(1, len(rows) - 2 * self.liars):
-            among = scores(apart[left][:, left], self.liars) if len(left) > 1 else torch.zeros(1)
+            among = scores(apart[left][:, left], self.liars) if len(left) > 1 else rows.new_zeros(1)
             picked.append(left.pop(ranked(among, rows[left])[0]))
         picked.sort()
         vector, counted = nearest_mean(rows[picked], max(1, len(picked) - 2 * self.liars))
-        shares = torch.zeros(len(rows), dtype=rows.dtype)
+        shares = rows.new_zeros(len(rows))
         shares[picked] = counted
         return Combined(vector, shares)

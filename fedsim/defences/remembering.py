@@ -47,7 +47,7 @@ class FoolsGold(Defence):
     def trust(self, history: Tensor) -> Tensor:
         """In [0, 1], of clients with these summed updates (n, P); 0 for all where they all point the same way."""
         if len(history) == 1:
-            return torch.ones(1, dtype=history.dtype)
+            return history.new_ones(1)
         directions = history / history.norm(dim=1, keepdim=True).clamp_min(1e-300)
         similar = (directions @ directions.T).fill_diagonal_(-torch.inf)
         most = similar.amax(dim=1)
@@ -81,7 +81,7 @@ class AsyncFilter(Defence):
         refused: set[int] = set()
         for version, places in groups.items():
             if len(places) >= 3:
-                weights = torch.tensor([senders[place].weight for place in places], dtype=rows.dtype)
+                weights = rows.new_tensor([senders[place].weight for place in places])
                 refused |= {places[far] for far in self.far(version, rows[places] / weights[:, None])}
         newest = max(groups)
         self.means = {version: mean for version, mean in self.means.items() if version > newest - self.remember}

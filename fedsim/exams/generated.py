@@ -35,9 +35,11 @@ class Generated:
     def grade(self, model: nn.Module, named: Mapping[str, Tensor], dataset: Dataset) -> dict[str, float]:
         """See `Exam`."""
         latent = dataset.shape[0] - PIXELS
-        seeds = torch.randn(self.samples, latent, generator=generator(self.seed, "generated"))
+        drawn = torch.randn(self.samples, latent, generator=generator(self.seed, "generated"))
         own = {name.removeprefix("generator."): part for name, part in named.items() if name.startswith("generator.")}
-        pictures = functional_call(model.get_submodule("generator"), own, (seeds,)).double().numpy()
-        digits = dataset.x_test[:, :PIXELS].double().numpy()
+        pictures = (
+            functional_call(model.get_submodule("generator"), own, (drawn.to(dataset.x.device),)).double().cpu().numpy()
+        )
+        digits = dataset.x_test[:, :PIXELS].double().cpu().numpy()
         spread = np.std(pictures, axis=0).mean() / np.std(digits, axis=0).mean()
         return {"frechet": frechet(pictures, digits), "spread": float(spread)}

@@ -54,16 +54,16 @@ class Guided:
     def grade(self, model: nn.Module, named: Mapping[str, Tensor], dataset: Dataset) -> dict[str, float]:
         """See `Exam`."""
         said = torch.nonzero(dataset.x[:, -CLASSES:].sum(1)).squeeze(1)[:KNOWN]
-        known, classes = dataset.y[said].double().numpy(), dataset.x[said, -CLASSES:].argmax(1).numpy()
-        wanted = torch.arange(self.samples) % CLASSES
+        known, classes = dataset.y[said].double().cpu().numpy(), dataset.x[said, -CLASSES:].argmax(1).cpu().numpy()
+        wanted = torch.arange(self.samples, device=dataset.x.device) % CLASSES
         found: dict[str, float] = {}
         for scale in self.scales:
             for name, rule in self.rules(scale).items():
-                pictures = self.sampled(model, named, rule, wanted).double().numpy()
+                pictures = self.sampled(model, named, rule, wanted).double().cpu().numpy()
                 agreeing = nearest_classes(pictures, known, classes)
                 found[f"frechet_{name}_{scale:g}"] = frechet(pictures, known)
                 found[f"saturation_{name}_{scale:g}"] = float((np.abs(pictures) > BRIGHT).mean())
-                found[f"agreement_{name}_{scale:g}"] = float((agreeing == wanted.numpy()).mean())
+                found[f"agreement_{name}_{scale:g}"] = float((agreeing == wanted.cpu().numpy()).mean())
         return found
 
     def rules(self, scale: float) -> dict[str, Guidance]:
@@ -76,11 +76,11 @@ class Guided:
 
     def sampled(self, model: nn.Module, named: Mapping[str, Tensor], rule: Guidance, wanted: Tensor) -> Tensor:
         """Pictures (samples, 64) of these classes: x_t moves to x_(t - h) = x_t - h (x_t - D) / t."""
-        x = torch.randn(len(wanted), PIXELS, generator=generator(self.seed, "guided"))
+        x = torch.randn(len(wanted), PIXELS, generator=generator(self.seed, "guided")).to(wanted.device)
         codes, last = functional.one_hot(wanted, CLASSES).to(x), None
         for step in range(self.steps):
             level = 1 - step / self.steps
-            levels = torch.full((len(x), 1), level)
+            levels = x.new_full((len(x), 1), level)
             each = [torch.cat((x, levels, code), 1) for code in (codes, torch.zeros_like(codes))]
             with_class, without = functional_call(model, dict(named), (torch.cat(each),)).chunk(2)
             picture, last = rule.combine(with_class, without, last)

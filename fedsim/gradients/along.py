@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,16 +12,22 @@ from torch.func import grad, jvp
 
 Named = Mapping[str, Tensor]
 
+LIBRARIES: tuple[Any, ...] = torch.backends.mkldnn, torch.backends.cudnn
+
+
+def recurrent(module: nn.Module) -> bool:
+    """Whether it has layers that libraries have kernels of their own for."""
+    return any(isinstance(layer, nn.RNNBase) for layer in module.modules())
+
 
 @contextmanager
-def by_torchs_own_kernels(module: nn.Module) -> Iterator[None]:
-    """Where the module has recurrent layers, as the kernels that libraries have for these know no forward mode."""
-    libraries: tuple[Any, ...] = torch.backends.mkldnn, torch.backends.cudnn
+def by_torchs_own_kernels(module: nn.Module, libraries: Sequence[Any] = LIBRARIES) -> Iterator[None]:
+    """Where the module has recurrent layers, whose kernels in libraries know no forward mode; nor, cuDNN's, vmap."""
     before = [library.enabled for library in libraries]
-    recurrent = any(isinstance(layer, nn.RNNBase) for layer in module.modules())
+    alone = recurrent(module)
     try:
         for library, enabled in zip(libraries, before, strict=True):
-            library.enabled = enabled and not recurrent
+            library.enabled = enabled and not alone
         yield
     finally:
         for library, enabled in zip(libraries, before, strict=True):

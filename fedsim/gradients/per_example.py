@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
+from fedsim.gradients.along import by_torchs_own_kernels
 from fedsim.gradients.vmapped import Vmapped
 from fedsim.losses import Loss, loss_of
 
@@ -26,7 +27,8 @@ class EachExample(Vmapped):
             return losses.sum(), losses.sum()
 
         points = x.unflatten(0, (-1, len(y))).transpose(0, 1)  # (B, 1 or 2, *shape)
-        return vmap(grad(one, has_aux=True), in_dims=(None, 0, 0))(params, points, y)
+        with by_torchs_own_kernels(self.module, [torch.backends.cudnn]):
+            return vmap(grad(one, has_aux=True), in_dims=(None, 0, 0))(params, points, y)
 
 
 class PerExample(EachExample):

@@ -52,6 +52,11 @@ def generator(seed: int, *name: object) -> Generator:
     return Generator().manual_seed(key(seed, *name) % 2**63)
 
 
+def normal(like: Tensor, draw: Generator) -> Tensor:
+    """Standard normal numbers of a tensor's shape and type, where it is; drawn on the CPU, so the same everywhere."""
+    return torch.randn(like.shape, generator=draw, dtype=like.dtype).to(like.device)
+
+
 class Codec(ABC):
     """Vectors (d,) to messages and back.
 
@@ -88,7 +93,7 @@ class Codec(ABC):
 
 def serialised(message: Message) -> bytes:
     """The bytes that travel: both sides know types and shapes."""
-    return b"".join(part.contiguous().numpy().tobytes() for part in message)
+    return b"".join(part.contiguous().cpu().numpy().tobytes() for part in message)
 
 
 class Plain(Codec):
@@ -119,20 +124,20 @@ def packed(numbers: Tensor, bits: int) -> Tensor:
     >>> packed(torch.tensor([1, 0, 1]), bits=1), packed(torch.tensor([5, 2, 7]), bits=3)
     (tensor([160], dtype=torch.uint8), tensor([171, 128], dtype=torch.uint8))
     """
-    ones = (numbers.to(torch.uint8).unsqueeze(1) >> descending(bits) & 1).flatten()
+    ones = (numbers.to(torch.uint8).unsqueeze(1) >> descending(bits, numbers.device) & 1).flatten()
     ones = torch.nn.functional.pad(ones, (0, -len(ones) % 8)).view(-1, 8)
-    return (ones << descending(8)).sum(1, dtype=torch.uint8)
+    return (ones << descending(8, numbers.device)).sum(1, dtype=torch.uint8)
 
 
 def unpacked(content: Tensor, bits: int, count: int) -> Tensor:
     """The inverse of `packed`: uint8 (count,)."""
-    ones = (content.unsqueeze(1) >> descending(8) & 1).flatten()[: count * bits]
-    return (ones.view(count, bits) << descending(bits)).sum(1, dtype=torch.uint8)
+    ones = (content.unsqueeze(1) >> descending(8, content.device) & 1).flatten()[: count * bits]
+    return (ones.view(count, bits) << descending(bits, content.device)).sum(1, dtype=torch.uint8)
 
 
-def descending(bits: int) -> Tensor:
+def descending(bits: int, device: torch.device) -> Tensor:
     """Places of bits, the highest first: uint8."""
-    return torch.arange(bits - 1, -1, -1).to(torch.uint8)
+    return torch.arange(bits - 1, -1, -1, device=device).to(torch.uint8)
 
 
 def packed_bytes(count: int, bits: int) -> int:

@@ -55,7 +55,7 @@ class CountTable(Codec):
         """Float32 (rows, columns)."""
         found = vector.new_zeros(self.rows, self.width(len(vector)))
         for number, row in enumerate(found):
-            place, sign = self._hashes(len(vector), number, draw)
+            place, sign = self._hashes(len(vector), number, draw, vector.device)
             row.index_add_(0, place, sign * vector)
         return found
 
@@ -63,9 +63,10 @@ class CountTable(Codec):
         """What each number is likely to be, (size,): the median of what the rows say."""
         said = []
         for number, row in enumerate(table.view(self.rows, -1)):
-            place, sign = self._hashes(size, number, draw)
+            place, sign = self._hashes(size, number, draw, table.device)
             said.append(sign * row[place])
         return torch.stack(said).median(dim=0).values
 
-    def _hashes(self, size: int, row: int, draw: Draw) -> tuple[Tensor, Tensor]:
-        return hashes(size, self.width(size), draw.fixed("CountTable", row))
+    def _hashes(self, size: int, row: int, draw: Draw, device: torch.device) -> tuple[Tensor, Tensor]:
+        place, sign = hashes(size, self.width(size), draw.fixed("CountTable", row))
+        return place.to(device), sign.to(device)

@@ -41,7 +41,7 @@ def transformed(vector: Tensor) -> Tensor:
     left, stride = len(vector).bit_length() - 1, 1
     while left:
         power = min(RADIX, left)
-        factor = matrix(power).to(vector.dtype)
+        factor = matrix(power).to(vector)
         if stride == 1:
             vector = (vector.view(-1, 2**power) @ factor).flatten()
         else:

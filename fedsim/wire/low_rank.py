@@ -45,7 +45,7 @@ class PowerSGD(Codec):
     def _factors(self, matrix: Tensor, name: str, draw: Draw) -> tuple[Tensor, Tensor]:
         query = draw.memory.get(name)
         if query is None:
-            query = torch.randn(matrix.shape[1], self.rank, generator=draw.fixed("PowerSGD", name))
+            query = torch.randn(matrix.shape[1], self.rank, generator=draw.fixed("PowerSGD", name)).to(matrix.device)
         p = torch.linalg.qr(matrix @ query).Q
         q = draw.memory[name] = matrix.T @ p
         return p, q

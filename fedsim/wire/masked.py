@@ -49,13 +49,13 @@ class Masked(Codec):
     def encode(self, vector: Tensor, draw: Draw) -> Message:
         """Levels, modulo 2^32 or 2^64, as signed words."""
         [content] = self.inner.encode(vector, draw)
-        levels = torch.from_numpy(self.rule.encode(content.numpy()).view("int64"))
+        levels = torch.from_numpy(self.rule.encode(content.cpu().numpy()).view("int64")).to(content.device)
         return (levels.int() if self.rule.word == 4 else levels,)
 
     def decode(self, message: Message, size: int, draw: Draw) -> Tensor:
         """The rounded message, read by the other codec."""
-        content = self.rule.decode(message[0].long().numpy().view("uint64"))
-        return self.inner.decode((torch.from_numpy(content).float(),), size, draw)
+        content = torch.from_numpy(self.rule.decode(message[0].long().cpu().numpy().view("uint64"))).float()
+        return self.inner.decode((content.to(message[0].device),), size, draw)
 
     def moment(self, size: int) -> float | None:
         """As without masks, but for rounding."""

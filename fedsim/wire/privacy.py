@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedsim.units import Probability
 from fedsim.vector import Layout
-from fedsim.wire.codec import Draw, Message, generator
+from fedsim.wire.codec import Draw, Message, generator, normal
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -172,7 +172,7 @@ class Privacy:
         if self.noise is None or self.noise.by == "server":
             return vector
         share = 1.0 if self.noise.by == "each" else 1 / sqrt(self.expected)
-        noise = torch.randn(vector.shape, generator=draw.own("noise"))
+        noise = normal(vector, draw.own("noise"))
         return vector + share * self.deviation(bound) * noise
 
     def deviation(self, bound: float) -> float:
@@ -187,7 +187,7 @@ class Privacy:
     def step(self, direction: Tensor, updates: Sequence[Within], version: int) -> Tensor:
         """A server's step from this version: the noise on its direction, if that is the server's; the next bound."""
         if self.noise is not None and self.noise.by == "server":
-            noise = torch.randn(direction.shape, generator=generator(self.seed, "wire", "server noise", version))
+            noise = normal(direction, generator(self.seed, "wire", "server noise", version))
             direction = direction + self.deviation(self.bound) / self.expected * noise
         if self.clip is not None:
             self._adapt([update.within for update in updates if update.within is not None], version)

@@ -60,7 +60,7 @@ class QSGD(Codec):
         norms = rows.norm(dim=1)
         exact = rows / norms.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1) * self.levels
         floor = exact.floor()
-        steps = floor + (torch.rand(exact.shape, generator=draw.own("QSGD")) < exact - floor)
+        steps = floor + (torch.rand(exact.shape, generator=draw.own("QSGD")).to(exact.device) < exact - floor)
         return norms, packed(steps.flatten()[: len(vector)] + self.levels, self.bits)
 
     def decode(self, message: Message, size: int, draw: Draw) -> Tensor:

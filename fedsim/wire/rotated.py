@@ -38,11 +38,11 @@ class EDEN(Codec):
     def encode(self, vector: Tensor, draw: Draw) -> Message:
         """Packed levels, and |x|^2 / <R x, levels>."""
         full = padded(len(vector))
-        sign = signs(full, self._randomness(draw))
+        sign = signs(full, self._randomness(draw)).to(vector.device)
         turned = transformed(sign * pad(vector.float(), (0, full - len(vector)))) / sqrt(full)
         norm = vector.double().norm()
         unit = turned * (sqrt(full) / norm.clamp_min(1e-300)).float()
-        levels = torch.tensor(centroids(self.bits))
+        levels = torch.tensor(centroids(self.bits), device=vector.device)
         chosen = torch.bucketize(unit, (levels[1:] + levels[:-1]) / 2)
         scale = norm.square() / (turned.double() @ levels.double()[chosen]) if norm > 0 else norm
         return packed(chosen, self.bits), scale.float()
@@ -51,8 +51,8 @@ class EDEN(Codec):
         """Turned back."""
         content, scale = message
         full = padded(size)
-        levels = torch.tensor(centroids(self.bits))[unpacked(content, self.bits, full).int()]
-        sign = signs(full, self._randomness(draw))
+        levels = torch.tensor(centroids(self.bits), device=scale.device)[unpacked(content, self.bits, full).int()]
+        sign = signs(full, self._randomness(draw)).to(scale.device)
         return (sign * transformed(levels))[:size] * (scale / sqrt(full))
 
     def _randomness(self, draw: Draw) -> Generator:

@@ -67,8 +67,7 @@ class Gaussian(Sketch):
     def sketch(self, vector: Tensor, rows: int, draw: Generator) -> Tensor:
         """See `Sketch`."""
         parts = [
-            self.entries(end - first, len(vector), draw).to(vector.dtype) @ vector
-            for first, end in blocks(rows, len(vector))
+            self.entries(end - first, len(vector), draw).to(vector) @ vector for first, end in blocks(rows, len(vector))
         ]
         return torch.cat(parts) / sqrt(rows)
 
@@ -76,7 +75,7 @@ class Gaussian(Sketch):
         """See `Sketch`."""
         total = content.new_zeros(size)
         for first, end in blocks(len(content), size):
-            total += content[first:end] @ self.entries(end - first, size, draw).to(content.dtype)
+            total += content[first:end] @ self.entries(end - first, size, draw).to(content)
         return total / sqrt(len(content))
 
     def entries(self, rows: int, size: int, draw: Generator) -> Tensor:
@@ -105,12 +104,12 @@ class CountSketch(Sketch):
 
     def sketch(self, vector: Tensor, rows: int, draw: Generator) -> Tensor:
         """See `Sketch`."""
-        place, sign = hashes(len(vector), rows, draw)
+        place, sign = (part.to(vector.device) for part in hashes(len(vector), rows, draw))
         return vector.new_zeros(rows).index_add_(0, place, sign * vector)
 
     def lift(self, content: Tensor, size: int, draw: Generator) -> Tensor:
         """See `Sketch`."""
-        place, sign = hashes(size, len(content), draw)
+        place, sign = (part.to(content.device) for part in hashes(size, len(content), draw))
         return sign * content[place]
 
 
@@ -131,14 +130,18 @@ class SRHT(Sketch):
     def sketch(self, vector: Tensor, rows: int, draw: Generator) -> Tensor:
         """See `Sketch`."""
         full = padded(len(vector))
-        sign, taken = signs(full, draw), self._taken(full, rows, draw)
+        sign, taken = (part.to(vector.device) for part in self._drawn(full, rows, draw))
         return transformed(sign * pad(vector, (0, full - len(vector))))[taken] / sqrt(rows)
 
     def lift(self, content: Tensor, size: int, draw: Generator) -> Tensor:
         """See `Sketch`."""
         full, rows = padded(size), len(content)
-        sign, taken = signs(full, draw), self._taken(full, rows, draw)
+        sign, taken = (part.to(content.device) for part in self._drawn(full, rows, draw))
         return (sign * transformed(content.new_zeros(full).index_add_(0, taken, content)))[:size] / sqrt(rows)
+
+    def _drawn(self, full: int, rows: int, draw: Generator) -> tuple[Tensor, Tensor]:
+        """D (full,), and the rows that S takes (rows,)."""
+        return signs(full, draw), self._taken(full, rows, draw)
 
     def _taken(self, full: int, rows: int, draw: Generator) -> Tensor:
         return torch.randint(full, (rows,), generator=draw) if self.replacement else some(full, rows, draw)
@@ -156,11 +159,11 @@ class RandK(Sketch):
 
     def sketch(self, vector: Tensor, rows: int, draw: Generator) -> Tensor:
         """See `Sketch`."""
-        return vector[some(len(vector), rows, draw)] * sqrt(len(vector) / rows)
+        return vector[some(len(vector), rows, draw).to(vector.device)] * sqrt(len(vector) / rows)
 
     def lift(self, content: Tensor, size: int, draw: Generator) -> Tensor:
         """See `Sketch`."""
-        taken = some(size, len(content), draw)
+        taken = some(size, len(content), draw).to(content.device)
         return content.new_zeros(size).index_copy_(0, taken, content * sqrt(size / len(content)))
 
     def moment(self, size: int) -> float:
