@@ -98,9 +98,9 @@ def bill(used: pd.DataFrame, seconds: float, down: float, up: float, rates: Rate
     server = seconds / HOUR * rates.server_hour_price if served else 0.0
     watts = ("training_watts", "sending_watts", "receiving_watts")
     money = [
-        Line("energy of the clients", energy, "money", rates.source(*watts, "kwh_price")),
-        Line("traffic", traffic, "money", rates.source("gb_price")),
-        *([Line("server", server, "money", rates.source("server_hour_price"))] if served else []),
+        Line("price of the energy", energy, "money", rates.source(*watts, "kwh_price")),
+        Line("price of the traffic", traffic, "money", rates.source("gb_price")),
+        *([Line("price of the server", server, "money", rates.source("server_hour_price"))] if served else []),
     ]
     named = [*watts, "kwh_price", "gb_price", *(["server_hour_price"] if served else [])]
     return [
@@ -108,5 +108,5 @@ def bill(used: pd.DataFrame, seconds: float, down: float, up: float, rates: Rate
         Line("clients' training", float(used.train.sum()), "s", "simulated"),
         Line("bytes down", down, "B", "counted"), Line("bytes up", up, "B", "counted"),
         Line("energy of the clients", joules, "J", rates.source(*watts)), *money,
-        Line("all", energy + traffic + server, "money", rates.source(*named)),
+        Line("price in all", energy + traffic + server, "money", rates.source(*named)),
     ]  # fmt: skip

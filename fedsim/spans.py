@@ -27,16 +27,16 @@ def spans(trace: pd.DataFrame) -> pd.DataFrame:
 
 def _phases(trace: pd.DataFrame, last: int) -> pd.DataFrame:
     """Those of a server's clients."""
-    rows = trace[trace.kind.isin([*BEGINS, "arrive", "lost"])].sort_values("client", kind="stable")
+    rows = trace.loc[trace.kind.isin([*BEGINS, "arrive", "lost"])].sort_values("client", kind="stable")
     return _until_next(rows, rows.kind.isin(list(BEGINS)).to_numpy(), last)
 
 
 def _trainings(trace: pd.DataFrame, last: int) -> pd.DataFrame:
     """Those of peers. What happens at the instant at which one begins does not end it."""
-    rows = trace[trace.kind.isin(["train", "upload", "version"])].sort_values("client", kind="stable")
-    begun = rows[rows.kind == "train"].set_index(["client", "time"]).index
-    at_once = pd.MultiIndex.from_frame(rows[["client", "time"]]).isin(begun) & (rows.kind != "train").to_numpy()
-    rows = rows[~at_once]
+    rows = trace.loc[trace.kind.isin(["train", "upload", "version"])].sort_values("client", kind="stable")
+    moments = pd.MultiIndex.from_arrays([rows.client, rows.time])
+    begins = (rows.kind == "train").to_numpy()
+    rows = rows.loc[begins | ~moments.isin(moments[begins])]
     return _until_next(rows, (rows.kind == "train").to_numpy(), last).assign(nbytes=0)
 
 
@@ -52,14 +52,14 @@ def _until_next(rows: pd.DataFrame, begins: np.ndarray, last: int) -> pd.DataFra
         "end": np.where(followed, time[after], last), "version": rows.version.to_numpy(),
         "nbytes": np.where(followed, nbytes[after], 0), "ended": ended, "peer": -1,
     })  # fmt: skip
-    return found[begins]
+    return found.loc[begins]
 
 
 def _messages(trace: pd.DataFrame, last: int) -> pd.DataFrame:
     """Those among peers: the n-th of a size that goes from one to another in a round arrives as the n-th of these."""
-    sent = trace[trace.kind.isin(["upload", "arrive"]) & (trace.peer >= 0)]
+    sent = trace.loc[trace.kind.isin(["upload", "arrive"]) & (trace.peer >= 0)]
     keys = ["client", "peer", "version", "nbytes"]
-    ends = {kind: sent[sent.kind == kind] for kind in ("upload", "arrive")}
+    ends = {kind: sent.loc[sent.kind == kind] for kind in ("upload", "arrive")}
     numbered = [ends[kind].assign(turn=ends[kind].groupby(keys).cumcount()) for kind in ("upload", "arrive")]
     both = numbered[0].merge(numbered[1], how="left", on=[*keys, "turn"], suffixes=("", "_arrived"))
     arrived = both.time_arrived.notna()
@@ -73,6 +73,6 @@ def _messages(trace: pd.DataFrame, last: int) -> pd.DataFrame:
 def presence(trace: pd.DataFrame) -> pd.DataFrame:
     """When clients were there: `client`, `begin`, `end` (microseconds), in order of coming."""
     last = int(trace.time.max()) if len(trace) else 0
-    rows = trace[trace.kind.isin(["join", "leave"])].sort_values("client", kind="stable")
+    rows = trace.loc[trace.kind.isin(["join", "leave"])].sort_values("client", kind="stable")
     found = _until_next(rows, (rows.kind == "join").to_numpy(), last)
-    return found[["client", "begin", "end"]].sort_values("begin", kind="stable", ignore_index=True)
+    return found.loc[:, ["client", "begin", "end"]].sort_values("begin", kind="stable", ignore_index=True)

@@ -30,7 +30,7 @@ def waits(trace: pd.DataFrame) -> pd.DataFrame:
     arrival, loss or training it was, and how much of the time in between was that client's `download`, `train` and
     `upload`, and how much was `before` it began. These four add up to `time` - `since`.
     """
-    rows = trace[~trace.kind.isin(list(REFUSED))].reset_index(drop=True)
+    rows = trace.loc[~trace.kind.isin(list(REFUSED))].reset_index(drop=True)
     steps = np.flatnonzero((rows.kind == "version").to_numpy())
     return _of_servers(rows, steps) if (rows.kind == "start").any() else _of_peers(rows, _last_of_rounds(rows, steps))
 
@@ -39,7 +39,7 @@ def _of_servers(rows: pd.DataFrame, steps: np.ndarray) -> pd.DataFrame:
     """By what a server was told of just before it stepped, at the same instant."""
     time = rows.time.to_numpy()
     since = rows.time[steps].groupby(rows.client[steps]).shift(fill_value=0).to_numpy()
-    before = rows.iloc[np.maximum(steps - 1, 0)]
+    before = rows.loc[np.maximum(steps - 1, 0)]
     cause = before.kind.astype(str).map(CAUSES).where(before.time.to_numpy() == time[steps])
     client = np.where(cause.notna(), before.client, NOBODY)
     last = {kind: _last(rows, kind, client, steps) for kind in BEGINS}
@@ -69,11 +69,11 @@ def _of_peers(rows: pd.DataFrame, steps: np.ndarray) -> pd.DataFrame:
 
 def _last(rows: pd.DataFrame, kind: str, client: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """Where each client's last event of a kind before a row stands; -1 if there is none."""
-    places = rows.index.to_series()[rows.kind == kind]
-    known = {name: own.to_numpy() for name, own in places.groupby(rows.client)}
-    found = [(known[name], step) for name, step in zip(client, steps, strict=True) if name in known]
-    index = iter([own[place - 1] if (place := np.searchsorted(own, step)) else -1 for own, step in found])
-    return np.array([next(index) if name in known else -1 for name in client], dtype=np.int64)
+    places = np.flatnonzero((rows.kind == kind).to_numpy())
+    own = pd.Series(places).groupby(rows.client.to_numpy()[places]).indices
+    known = [places[own.get(name, np.empty(0, np.int64))] for name in client]
+    before = [np.searchsorted(each, step) for each, step in zip(known, steps, strict=True)]
+    return np.array([each[n - 1] if n else -1 for each, n in zip(known, before, strict=True)], dtype=np.int64)
 
 
 def _spent(
@@ -103,14 +103,14 @@ class Crowd:
         return routes(self.links)
 
     @cached_property
-    def _table(self) -> dict[tuple[str, str], tuple[float, float]]:
+    def _table(self) -> dict[tuple[Hashable, Hashable], tuple[float, float]]:
         links = self.links
         pairs = zip(links.source, links.target, links.capacity, links.latency, strict=True)
         return {(source, target): (capacity, latency) for source, target, capacity, latency in pairs}
 
     @cached_property
     def _transfers(self) -> pd.DataFrame:
-        return self.spans[self.spans.phase != "train"]
+        return self.spans.loc[self.spans.phase != "train"]
 
     def way(self, client: int, phase: str, peer: int) -> frozenset[tuple[Hashable, Hashable]]:
         """The links of a transfer, each with its direction."""
@@ -128,6 +128,6 @@ class Crowd:
         """Who else sent or received over a link of limited capacity on this way, while this was under way."""
         own = {link for link in self.way(client, phase, peer) if self._table[link][0] < np.inf}
         every = self._transfers
-        meanwhile = every[(every.begin < end) & (every.end > begin) & (every.client != client)]
-        pairs = meanwhile[["client", "phase", "peer"]].drop_duplicates().itertuples(index=False)
-        return sorted({other.client for other in pairs if own & self.way(other.client, other.phase, other.peer)})
+        meanwhile = every.loc[(every.begin < end) & (every.end > begin) & (every.client != client)]
+        others = meanwhile.loc[:, ["client", "phase", "peer"]].drop_duplicates().to_dict("records")
+        return sorted({other["client"] for other in others if own & self.way(**other)})

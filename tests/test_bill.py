@@ -32,16 +32,16 @@ def test_bill_by_hand() -> None:
     assert found["virtual time", "s"] == (7200.0, "simulated")
     assert found["clients' training", "s"] == (11.0, "simulated")
     assert found["energy of the clients", "J"] == (42.0, "given")
-    assert found["energy of the clients", "money"] == (pytest.approx(42e-6), "given")
-    assert found["traffic", "money"] == (pytest.approx(4.5e-3), "given")
-    assert found["server", "money"] == (pytest.approx(2.0), "synthetic")
-    assert found["all", "money"] == (pytest.approx(2.0 + 4.5e-3 + 42e-6), "given and synthetic")
+    assert found["price of the energy", "money"] == (pytest.approx(42e-6), "given")
+    assert found["price of the traffic", "money"] == (pytest.approx(4.5e-3), "given")
+    assert found["price of the server", "money"] == (pytest.approx(2.0), "synthetic")
+    assert found["price in all", "money"] == (pytest.approx(2.0 + 4.5e-3 + 42e-6), "given and synthetic")
 
 
 def test_peers_pay_no_server_and_a_client_s_share_is_all() -> None:
     used = usage(spans(THREE), [0, 1, 2], RATES)
     lines = bill(used, seconds=7200.0, down=20_000, up=25_000, rates=RATES, served=False)
-    assert "server" not in {line.item for line in lines}
+    assert "price of the server" not in {line.item for line in lines}
     assert lines[-1].amount == pytest.approx(used.money.sum())
 
 
