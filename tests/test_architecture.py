@@ -44,6 +44,12 @@ TIME = [
     "results",
     "picture",
     "traffic",
+    "spans",
+    "waits",
+    "bill",
+    "trials",
+    "significance",
+    "sinks",
     "layout",
     "drawing",
     "terminal",
@@ -91,7 +97,18 @@ FORBIDDEN = [
     "yaml.load(",
     "torch.load(",
 ]
-ABOVE_ALL = {"scenario", "describe", "tune", "experiment", "conduct", "terminal", "commands", "__main__", "__init__"}
+ABOVE_ALL = {
+    "report",
+    "scenario",
+    "describe",
+    "tune",
+    "experiment",
+    "conduct",
+    "terminal",
+    "commands",
+    "__main__",
+    "__init__",
+}
 
 
 def name_of(path: Path) -> str:
