@@ -225,3 +225,5 @@ class Scenario:
     """Where the data are, besides the folders that are always searched."""
     compare: None = None
     """A list of changes to the rest, each a run of its own; `read` takes it out."""
+    sweep: None = None
+    """Keys with the values that they are to have in turn, all combinations; `read` takes it out."""
