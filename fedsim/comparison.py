@@ -77,7 +77,7 @@ def _compared(document: YamlFile, compared: Any, families: Collection[str]) -> l
 def _crossed(document: YamlFile, found: Sequence[Variant], swept: Sequence[Axis]) -> Iterator[Variant]:
     """Each of these runs with all combinations of values; what it was among its like is one more axis."""
     for one in found:
-        before = one.coordinates or ({"compare": one.label} if one.label else {})
+        before = dict(one.coordinates) or ({"compare": one.label} if one.label else {})
         _refuse_twins(document, before, swept)
         for names in product(*(axis.values for axis in swept)):
             data, words = deepcopy(dict(one.data)), [one.label] if one.label else []

@@ -149,6 +149,11 @@ class Arm:
         return self.schema.build(model, given, path, self.place)
 
     @property
+    def learning_seed(self) -> int:
+        """What names the draws of learning."""
+        return self.keys.seed if self.keys.learning_seed is None else self.keys.learning_seed
+
+    @property
     def resolved(self) -> dict[str, Any]:
         """All that it says or leaves to a default, as plain data; reading it again gives the same arm."""
         return self.keys.model_dump(mode="json", exclude_none=True)

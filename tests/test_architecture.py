@@ -18,6 +18,7 @@ TIME = [
     "carrier",
     "simulation",
     "server",
+    "abreast",
     "secure",
     "cell",
     "downlink",
@@ -91,7 +92,19 @@ FORBIDDEN = [
     "yaml.load(",
     "torch.load(",
 ]
-ABOVE_ALL = {"scenario", "describe", "tune", "experiment", "conduct", "terminal", "commands", "__main__", "__init__"}
+ABOVE_ALL = {
+    "scenario",
+    "describe",
+    "tune",
+    "experiment",
+    "conduct",
+    "together",
+    "sweep",
+    "terminal",
+    "commands",
+    "__main__",
+    "__init__",
+}
 
 
 def name_of(path: Path) -> str:
