@@ -99,7 +99,7 @@ ABOVE_ALL = {
     "experiment",
     "conduct",
     "together",
-    "sweep",
+    "sweeping",
     "terminal",
     "commands",
     "__main__",
