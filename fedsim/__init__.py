@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fedsim.conduct import run
     from fedsim.results import Run, load
+    from fedsim.sweeping import sweep
 
-__all__ = ["Run", "load", "run"]
+__all__ = ["Run", "load", "run", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,6 +23,10 @@ def __getattr__(name: str) -> Any:
         from fedsim.conduct import run
 
         return run
+    if name == "sweep":
+        from fedsim.sweeping import sweep
+
+        return sweep
     if name in __all__:
         from fedsim import results
 

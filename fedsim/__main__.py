@@ -7,11 +7,12 @@ from pathlib import Path
 
 import typer
 
-from fedsim.commands import check, data, describe, draw, report, run, scorecard, tune
+from fedsim.commands import check, data, describe, draw, report, run, scorecard, sweep, tune
 from fedsim.errors import ExtraMissing, RunFailed, ScenarioError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.command()(run.run)
+app.command("sweep")(sweep.sweep_)
 app.command()(check.check)
 app.command()(draw.draw)
 app.command()(report.report)

@@ -1,15 +1,20 @@
-"""Several runs of one file: changes to what they share, as a list, or as axes of a grid of all combinations."""
+"""Several runs of one file: changes to what they share, as a list, or as axes of a grid of all combinations.
+
+A sweep repeats each of them with all combinations of values of some keys.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
+from fedsim.axes import Axis, axes
 from fedsim.errors import ScenarioError
 from fedsim.schema import Path
-from fedsim.yamlfile import YamlFile
+from fedsim.yamlfile import YamlFile, put
 
 SHAPE = "expected a list of changes to this scenario, or axes: {axis: {name: change, ...}, seed: [0, 1]}"
 
@@ -25,21 +30,36 @@ class Variant:
     """Where in the file its changes stand, the last word first."""
     coordinates: Mapping[str, str] = field(default_factory=dict)
     """What it is on each axis, where the comparison is a grid."""
+    axes: Sequence[Axis] = ()
+    """Of a sweep."""
 
     def place(self, document: YamlFile, path: Path) -> str:
-        """Where a value was said: in a change, or else in what all share."""
+        """Where a value was said: on an axis, in a change, or else in what all share."""
+        for axis in self.axes:
+            if axis.sets(path, document):
+                return document.place(axis.where)
         for change in self.said:
             if document.depth((*change, *path)) - len(change) >= max(1, document.depth(path)):
                 return document.place((*change, *path))
         return document.place(path)
 
 
-def variants(document: YamlFile, compared: Any, families: Collection[str]) -> list[Variant]:
-    """All runs of a file whose key `compare` says this; in `families` another choice replaces the former one.
+def variants(document: YamlFile, compared: Any, swept: Any, families: Collection[str]) -> list[Variant]:
+    """All runs of a file whose keys `compare` and `sweep` say this; None: it has no such key.
+
+    In `families` another choice replaces the former one.
 
     Raises:
-        ScenarioError: if it is neither a list of changes nor axes of them, or an override changes nothing.
+        ScenarioError: if one of them is something else than what its key takes, or an override changes nothing.
     """
+    found = [Variant("", document.data, ())] if compared is None else _compared(document, compared, families)
+    if swept is not None:
+        found = list(_crossed(document, found, axes(document, swept)))
+    _refuse_idle_overrides(document, found)
+    return found
+
+
+def _compared(document: YamlFile, compared: Any, families: Collection[str]) -> list[Variant]:
     base = document.data
     if isinstance(compared, Mapping):
         found = list(_grid(document, compared, families))
@@ -51,8 +71,28 @@ def variants(document: YamlFile, compared: Any, families: Collection[str]) -> li
         found = []
     if not found:
         raise ScenarioError(f"{document.place(['compare'])}: compare: {SHAPE}")
-    _refuse_idle_overrides(document, found)
     return found
+
+
+def _crossed(document: YamlFile, found: Sequence[Variant], swept: Sequence[Axis]) -> Iterator[Variant]:
+    """Each of these runs with all combinations of values; what it was among its like is one more axis."""
+    for one in found:
+        before = dict(one.coordinates) or ({"compare": one.label} if one.label else {})
+        _refuse_twins(document, before, swept)
+        for names in product(*(axis.values for axis in swept)):
+            data, words = deepcopy(dict(one.data)), [one.label] if one.label else []
+            for axis, name in zip(swept, names, strict=True):
+                put(data, axis.path, axis.values[name], f"sweep.{axis.name}")
+                words.append(axis.word(name))
+            coordinates = before | {axis.name: name for axis, name in zip(swept, names, strict=True)}
+            yield Variant("-".join(words), data, one.said, coordinates, swept)
+
+
+def _refuse_twins(document: YamlFile, compared: Collection[str], swept: Sequence[Axis]) -> None:
+    names = [*compared, *(axis.name for axis in swept)]
+    for axis in swept:
+        if names.count(axis.name) > 1:
+            raise ScenarioError(f"{document.place(axis.where)}: sweep.{axis.name}: compare has this axis too")
 
 
 def _grid(document: YamlFile, axes: Mapping[str, Any], families: Collection[str]) -> Iterator[Variant]:
@@ -90,7 +130,12 @@ def _refuse_idle_overrides(document: YamlFile, found: Sequence[Variant]) -> None
     """An override of what every run says anew would change nothing, and nobody would notice."""
     for path, said in document.overrides.items():
         wanted = _at(document.data, path)
-        if path[0] != "compare" and all(_at(variant.data, path) != wanted for variant in found):
+        if path[0] not in ("compare", "sweep") and all(_at(variant.data, path) != wanted for variant in found):
+            swept = [axis.where for axis in found[0].axes if axis.path == path[: len(axis.path)]]
+            if swept:
+                raise ScenarioError(
+                    f"{said}: every run of the sweep has its own; change {'.'.join(map(str, swept[0]))}"
+                )
             own = next(change for change in found[0].said if document.depth((*change, path[0])) > len(change))
             place = ".".join(map(str, (*own, *path)))
             raise ScenarioError(f"{said}: every run that is compared has its own {path[0]}; override {place}")

@@ -63,6 +63,12 @@ def conduct(experiment: Experiment, path: Path, watch: Watch = lambda progress, 
         folder.tables(simulation.progress)
         trace.flush()
         folder.links(loaded(experiment.graph, load(path).trace, Federation.of(experiment.arm.resolved)))
+    write_yield(folder, simulation, experiment, monotonic() - began)
+    return load(path)
+
+
+def write_yield(folder: RunFolder, simulation: Federated, experiment: Experiment, seconds: float) -> None:
+    """What a run that has come to its end leaves in its folder: the models, what else was found, and the receipt."""
     if not experiment.timing_only:
         for stem, params in models(simulation).items():
             named = experiment.layout.unflatten(params)
@@ -71,8 +77,7 @@ def conduct(experiment: Experiment, path: Path, watch: Watch = lambda progress, 
     if listener is not None:
         folder.leakage(*listener.reconstructions())
     folder.batches(experiment.trainer.paces)
-    folder.receipt(_receipt(simulation, experiment, monotonic() - began))
-    return load(path)
+    folder.receipt(_receipt(simulation, experiment, seconds))
 
 
 def models(simulation: Federated) -> dict[str, Tensor]:

@@ -126,13 +126,13 @@ class Experiment:
         """What measures the models that clients have for themselves."""
         objective = self.trainer.objective if isinstance(self.trainer.objective, FedRBN) else None
         return OwnModels(self.evaluator, self.trainer.personal, self.dataset, self.trainer.parts, states, objective,
-                         self.given["seed"], self.arm.keys.evaluate.clients)  # fmt: skip
+                         self.arm.learning_seed, self.arm.keys.evaluate.clients)  # fmt: skip
 
     def another_start(self, number: int) -> torch.Tensor:
         """The start of a further model, (P,); that of number 0 is `params`."""
         if number == 0:
             return self.params
-        seed = int(stream(self.given["seed"], "model", number).integers(2**63))
+        seed = int(stream(self.arm.learning_seed, "model", number).integers(2**63))
         return initial_params(lambda: self.arm.build(self.given, "model"), seed)[1].to(self.params.device)
 
     def select(self, seed: int) -> Select:
@@ -168,7 +168,7 @@ def assemble(
     given |= {"clients": clients, "workers": clients, "jobs": keys.until.versions, "versions": keys.until.versions}
     given |= {"labels": _label_distributions(dataset, parts), "tasks": dataset.tasks}
     given |= {"dataset": dataset, "parts": parts}
-    model, params = initial_params(lambda: arm.build(given, "model"), seed)
+    model, params = initial_params(lambda: arm.build(given, "model"), arm.learning_seed)
     model, params, dataset = model.to(device), params.to(device), _placed(dataset, device, loaded)
     layout = given["layout"] = Layout.of(model)
     hostility = Hostility(arm, given)
@@ -210,7 +210,7 @@ def _trainer(
     refuse_unfit(arm, local, dataset, model)
     kept = local.optimizer_state == "kept"
     try:
-        return Trainer(model, dataset.x, dataset.y, parts, local.batch, local.optimizer, arm.keys.seed, keeps=kept,
+        return Trainer(model, dataset.x, dataset.y, parts, local.batch, local.optimizer, arm.learning_seed, keeps=kept,
                        private=local.private, objective=local.objective, poisoning=poisoning,
                        source=local.source, rules=local.rules, personal=personal(arm, local, model),
                        probe=local.probe, growth=local.growth)  # fmt: skip
@@ -227,7 +227,7 @@ def _evaluator(
     evaluator = Evaluator(model, trainer.layout, dataset, trainer.parts, keys.evaluate.train, each)
     if keys.evaluate.robust is not None:
         attack = replace(arm.build({}, "evaluate", "robust"), best=True)
-        evaluator.robust = Robust(attack, trainer.plain, keys.seed)
+        evaluator.robust = Robust(attack, trainer.plain, arm.learning_seed)
     if keys.evaluate.exam is not None:
         evaluator.exam = exam(arm, model, dataset)
     if poisoning is not None:

@@ -58,6 +58,11 @@ class Hostility:
             return None
         return Stalling(liars.who, attack.timing, liars.since)
 
+    @property
+    def defence(self) -> Any:
+        """What stands in for the mean, its draws those of learning. ValueError if it refuses its arguments."""
+        return self.arm.build({**self.given, "seed": self.arm.learning_seed}, "defence")
+
     def prepare(self, aggregator: Aggregator, tallies: dict[str, float] | None) -> None:
         """Let liars lie to a server, and let it defend itself; `tallies` is told what comes of it.
 
@@ -70,11 +75,11 @@ class Hostility:
             self.refuse("timing", "this server waits for everybody whom it has asked, so nobody is stale")
         if self.arm.keys.defence is not None:
             try:
-                aggregator.defend(self.arm.build(self.given, "defence"))
+                aggregator.defend(self.defence)
             except ValueError as error:
                 raise ScenarioError(f"{self.arm.place(('defence',))}: defence: {error}") from None
         if attack is not None and liars is not None and attack.lie is not None:
-            aggregator.spoil = Lying(liars, attack.lie, self.given["seed"])
+            aggregator.spoil = Lying(liars, attack.lie, self.arm.learning_seed)
         if tallies is not None and (liars is not None or aggregator.defence is not None):
             aggregator.jury = Jury(liars or Liars(frozenset()), tallies)
 
@@ -92,12 +97,12 @@ class Hostility:
                 where = (path,) if path == "defence" else ("adversaries", path)
                 why = "only peers that send each other models alone can lie about them, or be defended: take gossip"
                 raise ScenarioError(f"{self.arm.place(where)}: {'.'.join(where)}: {why}")
-        defence = None if self.arm.keys.defence is None else self.arm.build(self.given, "defence")
+        defence = None if self.arm.keys.defence is None else self.defence
         if lie is None or liars is None:
             return defence, truth
         if not lie.alone:
             self.refuse("lie", "peers do not know what honest ones say in a round, which this lie needs")
-        return defence, LyingPeers(liars, lie, self.given["seed"])
+        return defence, LyingPeers(liars, lie, self.arm.learning_seed)
 
     def refuse_all_but_timing(self) -> None:
         """ScenarioError if workers of a code are to do more than take their time; it has no versions to wait for."""

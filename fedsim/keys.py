@@ -202,6 +202,10 @@ class Scenario:
     coding: Any = None
     """How workers share every gradient's work, so that a master need not wait for stragglers."""
     seed: int = 0
+    """Names all draws: who holds what, who is there when and how fast, who is asked, who attacks; and what follows."""
+    learning_seed: int | None = None
+    """Names the draws of learning in its place: initial parameters, batches, noise, and what else is drawn in local
+    trainings, messages, lies and a server's steps; runs that differ in it alone share their timeline."""
     network: Any = "star"
     links: Conditions | None = None
     """None: links are always up, and always the same."""
@@ -225,3 +229,5 @@ class Scenario:
     """Where the data are, besides the folders that are always searched."""
     compare: None = None
     """A list of changes to the rest, each a run of its own; `read` takes it out."""
+    sweep: None = None
+    """Keys with the values that they are to have in turn, all combinations; `read` takes it out."""

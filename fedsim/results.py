@@ -127,6 +127,12 @@ class Run:
         """Whether it came to its end."""
         return (self.path / "receipt.json").exists()
 
+    @property
+    def failure(self) -> str | None:
+        """Why it did not come to its end, if that is known."""
+        path = self.path / "failure.json"
+        return json.loads(path.read_text())["message"] if path.exists() else None
+
     @cached_property
     def _comparison(self) -> dict[str, Any]:
         path = self.path / COMPARISON

@@ -149,6 +149,11 @@ class Arm:
         return self.schema.build(model, given, path, self.place)
 
     @property
+    def learning_seed(self) -> int:
+        """What names the draws of learning."""
+        return self.keys.seed if self.keys.learning_seed is None else self.keys.learning_seed
+
+    @property
     def resolved(self) -> dict[str, Any]:
         """All that it says or leaves to a default, as plain data; reading it again gives the same arm."""
         return self.keys.model_dump(mode="json", exclude_none=True)
@@ -174,7 +179,8 @@ def read(source: str | FilePath | Mapping[str, Any], overrides: Sequence[str] = 
     """Check a scenario: a file (or the same as a mapping), changed by overrides such as `local.steps=5`.
 
     With a key `compare`, a list of changes, each change to the rest of the file is an arm of its own; or, with axes
-    that have changes by name, each of their combinations is one.
+    that have changes by name, each of their combinations is one. With a key `sweep`, keys and their values, each of
+    these is repeated with every combination of values.
 
     Raises:
         ScenarioError: a line for each fault, with file and line, what was expected and the nearest valid name.
@@ -184,11 +190,11 @@ def read(source: str | FilePath | Mapping[str, Any], overrides: Sequence[str] = 
         document.override(override)
     if not isinstance(document.data, dict):
         raise ScenarioError(f"{document.name}:1: a scenario is a mapping of keys such as data, model and fleet")
-    schema = builtin().adopting(document.data)
-    changes = document.data.pop("compare", None)
-    if changes is None:
-        return [_arm(SINGLE, schema, document.data, document.place)]
-    found = variants(document, changes, FAMILIES)
+    compared, swept = (document.data.pop(key, None) for key in ("compare", "sweep"))
+    if compared is None and swept is None:
+        return [_arm(SINGLE, builtin().adopting(document.data), document.data, document.place)]
+    found = variants(document, compared, swept, FAMILIES)
+    schema = builtin().adopting([one.data for one in found])
     return [_arm(one.label, schema, one.data, partial(one.place, document), one.coordinates) for one in found]
 
 
@@ -228,4 +234,8 @@ def json_schema() -> dict[str, Any]:
         "anyOf": [{"type": "array", "items": {"type": "object"}}, {"type": "object"}],
         "description": "changes to the rest of the file, each a run of its own; or axes of a grid of such changes",
     }  # fmt: skip
+    schema["properties"]["sweep"] = {
+        "type": "object",
+        "description": "keys, such as local.optimizer.sgd.lr, each with a list of values or a range such as 0..9",
+    }
     return schema

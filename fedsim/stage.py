@@ -164,7 +164,7 @@ class Stage:
         self.refuse_what_codes_lack()
         code = arm.build(experiment.given, "coding")
         trainer, size = experiment.trainer, experiment.layout.size
-        data = JobData(trainer.parts.sizes, trainer.batch, code.chunks, code.models, experiment.given["seed"])
+        data = JobData(trainer.parts.sizes, trainer.batch, code.chunks, code.models, arm.learning_seed)
         if self.timing_only:
             learner: Learner = Idle([torch.zeros(0)] * code.models)
         else:
@@ -233,7 +233,7 @@ class Stage:
         """The algorithm that stands at this path of the scenario."""
         params = torch.zeros(0) if self.timing_only else self.experiment.params
         given = {"params": params, "roster": roster, "local_momentum": self.experiment.trainer.momentum,
-                 "seed": self.experiment.given["seed"], "trainer": self.experiment.trainer,
+                 "seed": self.experiment.arm.learning_seed, "trainer": self.experiment.trainer,
                  "model": self.experiment.evaluator.model, "classes": self.experiment.given["classes"]}  # fmt: skip
         return self.experiment.arm.build(given, *path)
 

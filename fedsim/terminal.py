@@ -14,6 +14,7 @@ from rich.table import Table
 from fedsim.coding.tuning import Candidate
 from fedsim.progress import Progress
 from fedsim.results import Run
+from fedsim.summary import Line
 
 ROWS = 6
 """So many measurements of each run, spread over its length, are shown."""
@@ -106,6 +107,30 @@ def table(runs: Sequence[Run]) -> Table:
             )  # fmt: skip
         shown.add_row()
     return shown
+
+
+def summed(lines: Sequence[Line]) -> Table:
+    """A line a combination: mean and half its 95 % interval over the seeds, where there are several."""
+    shown = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    metrics = [name for name in METRICS if any(line.last(name) for line in lines)]
+    for column in (*lines[0].at, "runs", "failed", "time", "updates", *metrics):
+        shown.add_column(column, justify="left" if column in lines[0].at else "right", overflow="fold")
+    for line in lines:
+        time, updates = line.mean("time_s"), line.mean("updates")
+        shown.add_row(
+            *line.at.values(), f"{len(line.runs)}", f"{len(line.runs) - len(line.finished)}",
+            "" if time is None else clock(time), "" if updates is None else f"{updates:.0f}",
+            *(_interval(line, name) for name in metrics),
+        )  # fmt: skip
+    return shown
+
+
+def _interval(line: Line, metric: str) -> str:
+    found, form = line.interval(metric), METRICS[metric]
+    if found is None:
+        return ""
+    mean = f"{found[0]:.4{form}}"
+    return mean if len(line.last(metric)) == 1 else f"{mean} ±{found[1]:.2g}"
 
 
 def candidates(best: Sequence[Candidate], jobs: int) -> Table:

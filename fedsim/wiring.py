@@ -80,7 +80,7 @@ class Wire:
             ScenarioError: where it cannot work with this algorithm, and why.
         """
         arm, layout = experiment.arm, experiment.layout
-        keys, seed = arm.keys.wire, experiment.given["seed"]
+        keys, seed = arm.keys.wire, arm.learning_seed
         own = aggregator.codec
         if keys is None:
             codec, privacy = own or Plain(), Privacy(seed, layout)

@@ -65,13 +65,9 @@ class YamlFile:
         key, equals, new = text.partition("=")
         if not equals or not key:
             raise ScenarioError(f"override {text!r}: expected key=value, for example local.steps=5")
-        path = tuple(int(step) if step.isdigit() else step for step in key.split("."))
-        inner = self.data
-        for step in path[:-1]:
-            inner = _enter(inner, step, text)
-        _enter(inner, path[-1], text)
-        inner[path[-1]] = value(new)
-        self.overrides[path] = f"override {text!r}"
+        path = steps_of(key)
+        put(self.data, path, value(new), said := f"override {text!r}")
+        self.overrides[path] = said
 
     def place(self, path: Path) -> str:
         r"""`file:line` of the value at this path, or of the nearest thing around it; or the override that set it.
@@ -101,14 +97,31 @@ class YamlFile:
         return depth
 
 
-def _enter(around: Any, step: str | int, override: str) -> Any:
-    """What an override finds at this step of its path; a bare choice or nothing becomes a mapping."""
+def steps_of(key: str) -> tuple[str | int, ...]:
+    """The path that a key with dots names.
+
+    >>> steps_of("compare.0.local")
+    ('compare', 0, 'local')
+    """
+    return tuple(int(step) if step.isdigit() else step for step in key.split("."))
+
+
+def put(data: Any, path: Path, new: Any, said: str) -> None:
+    """Set one value of plain data in place; `said` is what a ScenarioError begins with, if there is no such path."""
+    for step in path[:-1]:
+        data = _enter(data, step, said)
+    _enter(data, path[-1], said)
+    data[path[-1]] = new
+
+
+def _enter(around: Any, step: str | int, said: str) -> Any:
+    """What stands at this step of a path; a bare choice or nothing becomes a mapping."""
     if isinstance(around, list):
         if not isinstance(step, int) or step >= len(around):
-            raise ScenarioError(f"override {override!r}: {step} is not one of the {len(around)} items of the list")
+            raise ScenarioError(f"{said}: {step} is not one of the {len(around)} items of the list")
         return around[step]
     if not isinstance(around, dict):
-        raise ScenarioError(f"override {override!r}: {around!r} has no key {step!r}")
+        raise ScenarioError(f"{said}: {around!r} has no key {step!r}")
     found = around.get(step)
     around[step] = {} if found is None else {found: {}} if isinstance(found, str) else found
     return around[step]

@@ -1,0 +1,153 @@
+"""A sweep: many runs of one scenario, side by side. What is finished stays, and a run that fails stops no other."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedsim import scenario
+from fedsim.conduct import Finished, conduct
+from fedsim.data import Dataset
+from fedsim.errors import RunFailed, ScenarioError
+from fedsim.experiment import assemble
+from fedsim.results import COMPARISON, Run, RunFolder, load
+from fedsim.scenario import Arm
+from fedsim.timeline import timeline
+from fedsim.together import conduct_together
+
+ABREAST = 32
+"""Not more runs than this share a timeline, so that their models and pending results fit into memory."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Runs that one process does in one go: one, or several that share their timeline."""
+
+    scenarios: Sequence[Mapping[str, Any]]
+    paths: Sequence[Path]
+    data: Path | None
+
+    def run(self) -> None:
+        """Conduct them; whatever goes wrong stands in the folders of those whom it has stopped."""
+        for path in self.paths:
+            shutil.rmtree(path, ignore_errors=True)
+        try:
+            loaded: dict[str, Dataset] = {}
+            experiments = [assemble(arm, self.data, loaded) for one in self.scenarios for arm in scenario.read(one)]
+            left = list(range(len(experiments)))
+            while len(left) > 1:
+                apart = conduct_together([experiments[place] for place in left], [self.paths[place] for place in left])
+                left = [left[place] for place in apart]
+            for place in left:
+                conduct(experiments[place], self.paths[place])
+        except Exception as error:
+            self.stopped(error)
+
+    def stopped(self, error: Exception) -> None:
+        """Say so where nothing is said yet."""
+        for one, path in zip(self.scenarios, self.paths, strict=True):
+            if not any((path / name).exists() for name in ("receipt.json", "failure.json")):
+                RunFolder(path, one).failure(error)
+
+
+Pool = Callable[[Sequence[Job]], Iterator[Job]]
+"""Does jobs somewhere, and names each when it is done."""
+
+
+def sweep(
+    source: str | Path | Mapping[str, Any],
+    *overrides: str,
+    data: Path | str | None = None,
+    out: Path | str = "runs",
+    workers: int | None = None,
+    fresh: bool = False,
+    finished: Finished = lambda label, done, total: None,
+) -> Run:
+    """Run all that a scenario compares and sweeps into one folder, several at a time; failed runs say so in theirs.
+
+    Called again, it does what has not come to its end; runs that share their timeline pass time once.
+
+    Args:
+        source: a scenario file, or the same as a mapping.
+        overrides: changes such as `local.steps=5`, and axes such as `sweep.seed=[0..9]`.
+        data: where to look for data first.
+        out: the folder that run folders are put into, as `run` does for a comparison.
+        workers: processes of one thread each; None: one for each core.
+        fresh: begin anew, even what is finished.
+        finished: told a run's label, and how many of how many are done.
+
+    Raises:
+        ScenarioError: before anything has run, if one of the scenarios is at fault.
+        RunFailed: if a process was killed.
+    """
+    arms = scenario.read(source, overrides)
+    if arms[0].label == scenario.SINGLE:
+        raise ScenarioError("there is nothing to sweep: expected several values of a key, such as seed=0..9")
+    data = None if data is None else Path(data)
+    names = _timelines(arms, data)
+    stem = "scenario" if isinstance(source, Mapping) else Path(source).stem
+    path = Path(out) / stem / scenario.digest([arm.resolved for arm in arms])
+    if fresh or not (path / COMPARISON).exists():
+        RunFolder(path, scenario.folded(arms)).comparison({arm.label: arm.coordinates for arm in arms})
+    todo = [arm for arm in arms if Run(path / arm.label).receipt.get("scenario") != arm.digest]
+    workers = workers or os.cpu_count() or 1
+    done = len(arms) - len(todo)
+    for job in processes(workers)(_jobs(todo, names, path, data, workers)):
+        for folder in job.paths:
+            done += 1
+            finished(folder.name, done, len(arms))
+    return load(path)
+
+
+def _timelines(arms: Sequence[Arm], data: Path | None) -> dict[str, str]:
+    """What each has to share with others to run abreast, by label. ScenarioError where something does not fit."""
+    loaded: dict[str, Dataset] = {}
+    return {arm.label: timeline(assemble(arm, data, loaded)) or arm.label for arm in arms}
+
+
+def _jobs(arms: Sequence[Arm], names: Mapping[str, str], path: Path, data: Path | None, workers: int) -> list[Job]:
+    """Those who share a timeline in one job, or in as many as keep all processes at work."""
+    groups: dict[str, list[Arm]] = {}
+    for arm in arms:
+        groups.setdefault(names[arm.label], []).append(arm)
+    most = min(ABREAST, -(-len(arms) // workers))
+    return [
+        Job([arm.resolved for arm in part], [path / arm.label for arm in part], data)
+        for group in groups.values() for part in _parts(group, most)
+    ]  # fmt: skip
+
+
+def _parts(group: Sequence[Arm], most: int) -> Iterator[Sequence[Arm]]:
+    """As few as there can be with so many in each at most, of nearly equal size."""
+    ends = np.linspace(0, len(group), -(-len(group) // most) + 1).round().astype(int).tolist()
+    return (group[start:end] for start, end in pairwise(ends))
+
+
+def processes(workers: int) -> Pool:
+    """Processes of this machine, one thread each."""
+
+    def work(jobs: Sequence[Job]) -> Iterator[Job]:
+        with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+            pending = {pool.submit(job.run): job for job in jobs}
+            try:
+                for future in as_completed(pending):
+                    future.result()
+                    yield pending[future]
+            except BrokenProcessPool:
+                raise RunFailed("a process of the sweep was killed; what is finished stays: call it again") from None
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    return work
