@@ -177,8 +177,8 @@ def assemble(
     trainer = _trainer(arm, local, model, dataset, parts, poisoning)
     shared = layout.size - int(trainer.personal.mask.sum())
     work = _workload(local, parts.sizes, training_flops(model, dataset.x[:1]), 4 * shared)
-    fleet = _fleet(arm, given, clients, seed)
-    graph = _network(arm, given, fleet)
+    fleet = equipped(arm, given)
+    graph = linked(arm, given, fleet, serverless=keys.peers is not None)
     evaluator = _evaluator(arm, model, dataset, trainer, poisoning)
     experiment = Experiment(arm, given, fleet, graph, work, trainer, evaluator, layout, params, hostility, dataset)
     experiment.simulation(Trace())  # what it refuses is refused before anything runs
@@ -235,21 +235,22 @@ def _evaluator(
     return evaluator
 
 
-def _fleet(arm: Arm, given: Mapping[str, Any], clients: int, seed: int) -> Fleet:
+def equipped(arm: Arm, given: Mapping[str, Any]) -> Fleet:
+    """The fleet that a file describes; its clients get their devices, and what may befall them."""
     return Fleet(
-        devices=arm.build(given, "fleet", "devices").draw(clients, seed),
+        devices=arm.build(given, "fleet", "devices").draw(arm.keys.fleet.clients, arm.keys.seed),
         availability=arm.build(given, "fleet", "availability"),
         participation=arm.build(given, "fleet", "participation"),
         stragglers=arm.build(given, "fleet", "stragglers"),
         failures=arm.build({}, "fleet", "drop"),
-        seed=seed,
+        seed=arm.keys.seed,
     )
 
 
-def _network(arm: Arm, given: Mapping[str, Any], fleet: Fleet) -> nx.Graph:
+def linked(arm: Arm, given: Mapping[str, Any], fleet: Fleet, serverless: bool = False) -> nx.Graph:
     """The clients' devices at their places, with or without a server, and what becomes of the links in time."""
     network = arm.build(given, "network")
-    make = network.graph if arm.keys.peers is None else network.serverless
+    make = network.serverless if serverless else network.graph
     graph = make([device.down for device in fleet.devices], [device.up for device in fleet.devices])
     if arm.keys.links is not None:
         arm.build(given, "links").apply(graph, len(fleet.devices), fleet.seed)

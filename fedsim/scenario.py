@@ -185,17 +185,20 @@ def read(source: str | FilePath | Mapping[str, Any], overrides: Sequence[str] = 
     Raises:
         ScenarioError: a line for each fault, with file and line, what was expected and the nearest valid name.
     """
-    document = _document(source)
-    for override in overrides:
-        document.override(override)
-    if not isinstance(document.data, dict):
-        raise ScenarioError(f"{document.name}:1: a scenario is a mapping of keys such as data, model and fleet")
+    document = _document(source, overrides)
     compared, swept = (document.data.pop(key, None) for key in ("compare", "sweep"))
     if compared is None and swept is None:
         return [_arm(SINGLE, builtin().adopting(document.data), document.data, document.place)]
     found = variants(document, compared, swept, FAMILIES)
     schema = builtin().adopting([one.data for one in found])
     return [_arm(one.label, schema, one.data, partial(one.place, document), one.coordinates) for one in found]
+
+
+def checked(member: Any, source: str | FilePath | Mapping[str, Any], overrides: Sequence[str] = ()) -> Arm:
+    """A file of another kind than a scenario, whose keys are the arguments of `member`; as `read`, but one arm."""
+    document = _document(source, overrides)
+    schema = builtin().adopting(document.data)
+    return Arm(SINGLE, schema, schema.check(member, document.data, document.place), document.place)
 
 
 def _arm(
@@ -217,14 +220,20 @@ def folded(arms: Sequence[Arm]) -> dict[str, Any]:
     return shared | {"compare": changes}
 
 
-def _document(source: str | FilePath | Mapping[str, Any]) -> YamlFile:
+def _document(source: str | FilePath | Mapping[str, Any], overrides: Sequence[str]) -> YamlFile:
+    """What a file says, with what the overrides say instead. ScenarioError if it cannot be read, or has no keys."""
     if isinstance(source, Mapping):
-        return YamlFile(json.dumps(source), "scenario")
-    try:
-        text = FilePath(source).read_text()
-    except OSError as error:
-        raise ScenarioError(f"{source}: {error.strerror or error}") from None
-    return YamlFile(text, str(source))
+        document = YamlFile(json.dumps(source), "scenario")
+    else:
+        try:
+            document = YamlFile(FilePath(source).read_text(), str(source))
+        except OSError as error:
+            raise ScenarioError(f"{source}: {error.strerror or error}") from None
+    for override in overrides:
+        document.override(override)
+    if not isinstance(document.data, dict):
+        raise ScenarioError(f"{document.name}:1: a scenario is a mapping of keys such as data, model and fleet")
+    return document
 
 
 def json_schema() -> dict[str, Any]:

@@ -3,3 +3,6 @@
 import torch
 
 torch.set_num_threads(1)
+
+collect_ignore_glob = ["flower_apps/*"]
+"""Apps are loaded as Flower loads them, and have no doctests."""

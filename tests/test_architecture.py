@@ -107,6 +107,7 @@ ABOVE_ALL = {
     "conduct",
     "together",
     "sweeping",
+    "flower",
     "terminal",
     "commands",
     "__main__",

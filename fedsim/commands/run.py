@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from fedsim.commands.options import DataFolder, Json, Overrides, ScenarioFile
+from fedsim.errors import ExtraMissing, ScenarioError
+from fedsim.results import Run
 
 MANY = 24
 """More runs than this are no table that anybody reads."""
@@ -22,18 +24,25 @@ def run(
     out: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
     workers: Annotated[int, typer.Option(help="Runs of a comparison at a time.", min=1)] = 1,
     device: Annotated[str, typer.Option(help="Where numbers are computed: cpu, cuda, or cuda:1.")] = "cpu",
+    flower_app: Annotated[
+        Path | None, typer.Option(help="A Flower app to run in virtual time; FILE is a fleet file.")
+    ] = None,
+    run_config: Annotated[
+        list[str] | None,
+        typer.Option("--run-config", "-c", help="Changes to the Flower app's own run config, as for `flwr run`."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Run a scenario: print what it took and write a run folder."""
-    from fedsim import conduct
-    from fedsim.scenario import read
-    from fedsim.terminal import ProgressBar, copies, epsilons, table, verdict
+    """Run a scenario, or a Flower app on a fleet: print what it took and write a run folder."""
+    from fedsim.terminal import copies, epsilons, table, verdict
 
     changes = overrides or []
-    arms = len(read(scenario, changes))
-    with ProgressBar(Console(stderr=True), arms) as bar:
-        result = conduct.run(scenario, *changes, data=data, out=out, workers=workers, device=device,
-                             watch=bar.watch, finished=bar.finished)  # fmt: skip
+    if flower_app is not None:
+        result = run_flower_app(flower_app, scenario, *changes, run_config=run_config or [], data=data, out=out)
+    elif run_config:
+        raise ScenarioError("--run-config: changes the run config of a --flower-app, and there is none")
+    else:
+        result = run_scenario(scenario, *changes, data=data, out=out, workers=workers, device=device)
     if as_json:
         last = {arm.label: arm.metrics.iloc[-1].to_dict() for arm in result.arms}
         typer.echo(json.dumps({"path": str(result.path), "runs": last}))
@@ -44,3 +53,25 @@ def run(
     for line in [] if many else verdict(result.arms) + copies(result.arms) + epsilons(result.arms):
         console.print(line, highlight=False)
     console.print(f"run folder: {result.path}", highlight=False, soft_wrap=True)
+
+
+def run_scenario(scenario: Path, *changes: str, **options: Any) -> Run:
+    """With a bar that shows how far it is."""
+    from fedsim import conduct
+    from fedsim.scenario import read
+    from fedsim.terminal import ProgressBar
+
+    arms = len(read(scenario, changes))
+    with ProgressBar(Console(stderr=True), arms) as bar:
+        return conduct.run(scenario, *changes, watch=bar.watch, finished=bar.finished, **options)
+
+
+def run_flower_app(app: Path, fleet_file: Path, *changes: str, **options: Any) -> Run:
+    """With Flower's own log. ExtraMissing if there is no Flower."""
+    try:
+        from fedsim.flower.virtual import run_app
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "flwr":
+            raise
+        raise ExtraMissing("a Flower app needs flwr: pip install 'fedsim-lab[flower]'") from error
+    return run_app(app, fleet_file, *changes, **options)
