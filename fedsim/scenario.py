@@ -215,9 +215,11 @@ def _document(source: str | FilePath | Mapping[str, Any]) -> YamlFile:
     if isinstance(source, Mapping):
         return YamlFile(json.dumps(source), "scenario")
     try:
-        text = FilePath(source).read_text()
+        text = FilePath(source).read_text(encoding="utf-8")
     except OSError as error:
         raise ScenarioError(f"{source}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ScenarioError(f"{source}: expected text in UTF-8, but {error.reason} at byte {error.start}") from None
     return YamlFile(text, str(source))
 
 

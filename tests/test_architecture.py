@@ -42,6 +42,7 @@ TIME = [
     "rng",
     "errors",
     "results",
+    "damage",
     "picture",
     "traffic",
     "layout",
