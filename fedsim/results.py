@@ -19,6 +19,7 @@ import yaml
 from safetensors.numpy import load_file, save
 
 from fedsim import trace
+from fedsim.damage import readable
 from fedsim.errors import ScenarioError
 from fedsim.progress import Progress
 
@@ -136,7 +137,10 @@ class Run:
     @cached_property
     def _comparison(self) -> dict[str, Any]:
         path = self.path / COMPARISON
-        return json.loads(path.read_text()) if path.exists() else {"arms": []}
+        if not path.exists():
+            return {"arms": []}
+        with readable(path):
+            return json.loads(path.read_text())
 
     @cached_property
     def arms(self) -> list[Run]:
@@ -156,7 +160,7 @@ class Run:
         The rows of a comparison are those of all its arms, told apart by the column `arm` and one for each axis.
         """
         if self.arms == [self]:
-            return pd.read_csv(self.path / "metrics.csv")
+            return _table(self.path / "metrics.csv")
         where = self.coordinates
         rows = [arm.metrics.assign(arm=arm.label, **where.get(arm.label, {})) for arm in self.arms]
         return pd.concat(rows, ignore_index=True)
@@ -182,7 +186,7 @@ class Run:
     def _optional(self, stem: str) -> pd.DataFrame | None:
         if self.arms == [self]:
             path = self.path / f"{stem}.csv"
-            return pd.read_csv(path) if path.exists() else None
+            return _table(path) if path.exists() else None
         frames = [(arm, arm._optional(stem)) for arm in self.arms]
         found = [frame.assign(arm=arm.label) for arm, frame in frames if frame is not None]
         return pd.concat(found, ignore_index=True) if found else None
@@ -191,7 +195,8 @@ class Run:
     def trace(self) -> pd.DataFrame:
         """One row an event: see `fedsim.trace.COLUMNS`; of a comparison as for `metrics`."""
         if self.arms == [self]:
-            return trace.read(self.path / "trace.parquet").to_pandas()
+            with readable(self.path / "trace.parquet") as path:
+                return trace.read(path).to_pandas()
         return pd.concat([arm.trace.assign(arm=arm.label) for arm in self.arms], ignore_index=True)
 
     @cached_property
@@ -204,7 +209,8 @@ class Run:
             return pd.concat([arm.links.assign(arm=arm.label) for arm in self.arms], ignore_index=True)
         if not (self.path / LINKS).exists():
             raise ScenarioError(f"{self.path}: this run says nothing of its links; it has no {LINKS}")
-        return pd.read_parquet(self.path / LINKS)
+        with readable(self.path / LINKS) as path:
+            return pd.read_parquet(path)
 
     @cached_property
     def batches(self) -> pd.DataFrame:
@@ -217,7 +223,7 @@ class Run:
             return pd.concat([arm.batches.assign(arm=arm.label) for arm in self.arms], ignore_index=True)
         if not (self.path / "batches.csv").exists():
             raise ScenarioError(f"{self.path}: no batches have grown in this run; see local.growth")
-        return pd.read_csv(self.path / "batches.csv")
+        return _table(self.path / "batches.csv")
 
     @cached_property
     def leakage(self) -> pd.DataFrame:
@@ -226,7 +232,7 @@ class Run:
             return pd.concat([arm.leakage.assign(arm=arm.label) for arm in self.arms], ignore_index=True)
         if not (self.path / "leakage.csv").exists():
             raise ScenarioError(f"{self.path}: nobody has listened to this run's messages")
-        return pd.read_csv(self.path / "leakage.csv")
+        return _table(self.path / "leakage.csv")
 
     @cached_property
     def reconstructions(self) -> dict[str, np.ndarray]:
@@ -236,17 +242,22 @@ class Run:
     @cached_property
     def scenario(self) -> dict[str, Any]:
         """The resolved scenario."""
-        return yaml.safe_load((self.path / "scenario.yaml").read_text())
+        with readable(self.path / "scenario.yaml") as path:
+            return yaml.safe_load(path.read_text())
 
     @cached_property
     def receipt(self) -> dict[str, Any]:
         """Versions, seeds and digests; empty while the run goes on."""
-        return json.loads((self.path / "receipt.json").read_text()) if self.finished else {}
+        if not self.finished:
+            return {}
+        with readable(self.path / "receipt.json") as path:
+            return json.loads(path.read_text())
 
     @cached_property
     def weights(self) -> dict[str, np.ndarray]:
         """The final model's parameters by name; of peers the mean of all models, of a code's the first."""
-        return load_file(self.path / "model.safetensors")
+        with readable(self.path / "model.safetensors") as path:
+            return load_file(path)
 
     @cached_property
     def peers(self) -> dict[str, np.ndarray]:
@@ -262,7 +273,13 @@ class Run:
         path = self.path / f"{stem}.safetensors"
         if not path.exists():
             raise ScenarioError(f"{self.path}: this run has no {what}")
-        return load_file(path)
+        with readable(path):
+            return load_file(path)
+
+
+def _table(path: Path) -> pd.DataFrame:
+    with readable(path):
+        return pd.read_csv(path)
 
 
 def load(path: str | Path) -> Run:

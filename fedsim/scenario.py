@@ -225,15 +225,21 @@ def _document(source: str | FilePath | Mapping[str, Any], overrides: Sequence[st
     if isinstance(source, Mapping):
         document = YamlFile(json.dumps(source), "scenario")
     else:
-        try:
-            document = YamlFile(FilePath(source).read_text(), str(source))
-        except OSError as error:
-            raise ScenarioError(f"{source}: {error.strerror or error}") from None
+        document = YamlFile(_text(FilePath(source)), str(source))
     for override in overrides:
         document.override(override)
     if not isinstance(document.data, dict):
         raise ScenarioError(f"{document.name}:1: a scenario is a mapping of keys such as data, model and fleet")
     return document
+
+
+def _text(path: FilePath) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ScenarioError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise ScenarioError(f"{path}: expected text in UTF-8, but {error.reason} at byte {error.start}") from None
 
 
 def json_schema() -> dict[str, Any]:

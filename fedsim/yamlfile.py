@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import yaml
@@ -11,6 +11,14 @@ import yaml
 from fedsim.errors import ScenarioError
 
 Path = Sequence[str | int]
+
+DEEPEST = 50
+"""No part of a document may be deeper within others."""
+
+MOST = 100_000
+"""Nor may it have more nodes, aliases counted as often as they are used."""
+
+KNOWN = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map", "merge")}
 
 
 class _Loader(yaml.SafeLoader):
@@ -20,6 +28,13 @@ class _Loader(yaml.SafeLoader):
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":timestamp"))]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        """What a node stands for; PyYAML does not say where a number is that is none."""
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from None
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(?:true|false)$"), list("tf"))
@@ -32,29 +47,50 @@ class YamlFile:
 
     def __init__(self, text: str, name: str):
         self.name = name
+        self.nodes = 0
         self.overrides: dict[tuple[str | int, ...], str] = {}
-        loader = _Loader(text)
         try:
-            self.root = loader.get_single_node()
-            self._refuse_twins(self.root)
-            self.data: Any = {} if self.root is None else loader.construct_document(self.root)
+            loader = _Loader(text)
+            try:
+                self.root = loader.get_single_node()
+                self._look_over(self.root, 1)
+                self.data: Any = {} if self.root is None else loader.construct_document(self.root)
+            finally:
+                loader.dispose()
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise ScenarioError(f"{name}:{line}: this is not YAML: {error.problem}") from None
-        finally:
-            loader.dispose()
+        except yaml.reader.ReaderError as error:
+            line = text[: error.position].count("\n") + 1
+            raise ScenarioError(f"{name}:{line}: this is not YAML: {error.reason}") from None
+        except RecursionError:
+            raise ScenarioError(f"{name}:1: this is no scenario: its parts are too deep within others") from None
 
-    def _refuse_twins(self, node: yaml.Node | None) -> None:
-        if isinstance(node, yaml.MappingNode):
-            seen: set[str] = set()
-            for key, value in node.value:
-                if key.value in seen:
-                    raise ScenarioError(f"{self.name}:{key.start_mark.line + 1}: {key.value} is given twice")
-                seen.add(key.value)
-                self._refuse_twins(value)
-        elif isinstance(node, yaml.SequenceNode):
-            for value in node.value:
-                self._refuse_twins(value)
+    def _look_over(self, node: yaml.Node | None, depth: int) -> None:
+        """Refuse what no scenario needs: keys given twice or that are no words, and documents without end."""
+        if node is None:
+            return
+        line = node.start_mark.line + 1
+        self.nodes += 1
+        if depth > DEEPEST or self.nodes > MOST:
+            raise ScenarioError(f"{self.name}:{line}: expected at most {MOST} parts, and none of them deeper than "
+                                f"{DEEPEST} within others")  # fmt: skip
+        if node.tag not in KNOWN:
+            raise ScenarioError(f"{self.name}:{line}: {node.tag} is not known; expected words, numbers, lists and keys")
+        for inner in self._keyed(node) if isinstance(node, yaml.MappingNode) else _items(node):
+            self._look_over(inner, depth + 1)
+
+    def _keyed(self, node: yaml.MappingNode) -> Iterator[yaml.Node]:
+        """What stands under the keys of a mapping."""
+        seen: set[str] = set()
+        for key, value in node.value:
+            place = f"{self.name}:{key.start_mark.line + 1}"
+            if not isinstance(key, yaml.ScalarNode) or not key.value:
+                raise ScenarioError(f"{place}: expected a word as the key")
+            if key.value in seen:
+                raise ScenarioError(f"{place}: {key.value} is given twice")
+            seen.add(key.value)
+            yield value
 
     def override(self, text: str) -> None:
         """Set one value by its path, as in `local.steps=5`.
@@ -95,6 +131,10 @@ class YamlFile:
                 break
             node, depth = child[1], depth + 1
         return depth
+
+
+def _items(node: yaml.Node) -> list[yaml.Node]:
+    return node.value if isinstance(node, yaml.SequenceNode) else []
 
 
 def steps_of(key: str) -> tuple[str | int, ...]:

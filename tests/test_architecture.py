@@ -43,6 +43,7 @@ TIME = [
     "rng",
     "errors",
     "results",
+    "damage",
     "picture",
     "traffic",
     "spans",

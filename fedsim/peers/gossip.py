@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from fedsim.clock import Steps
     from fedsim.node import Node
 
+Count = Annotated[int, Field(ge=1)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gossip(Mixes):
@@ -57,7 +59,7 @@ class Local:
             node.params = node.params + pending.result().delta
 
 
-def gossip_pga(mixing: Any, period: int = 48, collective: Any = Ring()) -> Gossip:
+def gossip_pga(mixing: Any, period: Count = 48, collective: Any = Ring()) -> Gossip:
     """Gossip-PGA (Chen et al., ICML 2021): gossip, and every `period` rounds the mean of all."""
     return Gossip(mixing=mixing, merge=Every(period=period), collective=collective)
 
