@@ -21,7 +21,7 @@ FIGURE = Figure(
     "gradient of the batch, so that in equal time constant batches see twice as much; here examples are equal. Bounds "
     "after a pilot of one other seed. Full: ten seeds for five.",
 )
-SEEDS = range(10 if FIGURE.full else 5)
+SEEDS = FIGURE.seeds(5, full=10)
 ROUNDS, CLIENTS, HELD = 20, 5, 1437
 CONSTANT = {"constant 8": 8, "constant 72": 72, "full": 288}
 ETAS = {f"norm {eta}": eta for eta in (1.0, 0.75, 0.5, 0.1)}

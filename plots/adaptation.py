@@ -20,7 +20,7 @@ FIGURE = Figure(
     "its reset. Momentum begins afresh each round. Accuracies are means from the sixth round without labels on. "
     "Bounds after a pilot of one other seed. Full: ten seeds for five.",
 )
-SEEDS = range(10 if FIGURE.full else 5)
+SEEDS = FIGURE.seeds(5, full=10)
 MILD = ("data.drifting_digits.worst=1.0", "data.drifting_digits.order=shuffled")
 MILD_SORTED = ("data.drifting_digits.worst=1.0",)
 BATCH = "model.mlp.norm=batch"

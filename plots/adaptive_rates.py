@@ -31,7 +31,7 @@ SOURCES = {
     **{f"rate {rate}": (f"local.optimizer.sgd.lr={rate}",) for rate in ("0.1", "1", "3")},
     **{f"DAL {power}": (f"local.control={{dal: {{power: {power}}}}}",) for power in ("0.5", "1", "1.2")},
 }
-SEEDS = range(10 if FIGURE.full else 5)
+SEEDS = FIGURE.seeds(5, full=10)
 
 Key = tuple[str, str, float, int]
 

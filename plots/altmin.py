@@ -18,7 +18,7 @@ FIGURE = Figure(
     "proof takes fresh ones). Error: on held-out entries; V travels in float32, which ends at 1e-7. Bounds after a "
     "pilot of two other seeds. Full: ten seeds for five.",
 )
-SEEDS = range(10 if FIGURE.full else 5)
+SEEDS = FIGURE.seeds(5, full=10)
 ROUNDS = 16
 STEPS = (2, 4, 8, 16)
 SHARES = (0.05, 0.1, 0.15)

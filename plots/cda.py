@@ -18,7 +18,7 @@ FIGURE = Figure(
     "least 0.3 of it. Curricula: one client alone. Federated: five clients; FedAvg takes the same local steps in each "
     "round. The server's training takes no time. Bounds after a pilot of two other seeds. Full: ten seeds for five.",
 )
-SEEDS = range(10 if FIGURE.full else 5)
+SEEDS = FIGURE.seeds(5, full=10)
 ROUNDS = 6
 CURRICULA = {"cosine": "CDA, cosine", "linear": "CDA, linear", "none": "whole images", "reverse": "cosine, reversed",
              "constant": "SRe2L, constant"}  # fmt: skip

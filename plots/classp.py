@@ -18,7 +18,7 @@ FIGURE = Figure(
     "accuracies at the end. Two phases: S is gathered without decay in the first task. The published class is its "
     "code, without a threshold. 'SGD, falling': its rate falls linearly to 0 over the run. Full: ten seeds for five.",
 )
-SEEDS = 10 if FIGURE.full else 5
+SEEDS = len(FIGURE.seeds(5, full=10))
 RULES = {
     "SGD": ("sgd: {", (0.05, 0.1, 0.2, 0.4)),
     "SGD, falling": ("sgd: {", (0.05, 0.1, 0.2, 0.4)),

@@ -20,7 +20,7 @@ FIGURE = Figure(
     "0.1, one plain step a period. Accuracy on the test set, AUC of weights for clean against noisy examples within "
     "each client, means over clients. Bounds after a pilot of one other seed. Full: ten seeds for five.",
 )
-SEEDS = range(10 if FIGURE.full else 5)
+SEEDS = FIGURE.seeds(5, full=10)
 NOISE = (0.3, 0.5)
 RULES = {
     "FedAvg": ("local.source=backpropagation", "local.probe=null"),

@@ -18,7 +18,7 @@ FIGURE = Figure(
     "(thresholds at -1). 'own batches': each loss learns from half of the batch, at the price of one loss. Bounds "
     "after a pilot of one other seed, three settings. Full: ten seeds for five.",
 )
-SEEDS = range(10 if FIGURE.full else 5)
+SEEDS = FIGURE.seeds(5, full=10)
 IDLE = "{gcond: {critical: -1.0, main: -0.9999, weak: -0.999}}"
 RULES = {
     "sum": (0.85, ""),

@@ -19,7 +19,7 @@ FIGURE = Figure(
 )
 NETWORKS = {"gaia": 11, "geant": 40, "exodus": 79}
 OVERLAYS = ("own links", "ring", "tour", "spanning tree", "star", "FedAvg, server")
-SEEDS = 3
+SEEDS = len(FIGURE.seeds(3))
 
 Runs = dict[tuple[str, str], list[pd.DataFrame]]
 

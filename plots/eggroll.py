@@ -20,7 +20,7 @@ FIGURE = Figure(
 )
 POPULATIONS = (16, 64, 256)
 RANKS = (1, 4, "full")
-SEEDS = range(10 if FIGURE.full else 5)
+SEEDS = FIGURE.seeds(5, full=10)
 SGD = ("local.source=backpropagation", "local.optimizer={sgd: {lr: 0.3}}", "wire.up=change")
 WAYS = {
     "sgd": SGD,

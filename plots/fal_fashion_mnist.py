@@ -35,7 +35,7 @@ METHODS = {
 }
 """Measured every three rounds or so, whatever a round takes."""
 COLOUR = dict(zip(METHODS, COLOURS, strict=False))
-SEEDS = 10 if FIGURE.full else 4
+SEEDS = len(FIGURE.seeds(4, full=10))
 
 Key = tuple[str, str, int]
 

@@ -21,7 +21,7 @@ FIGURE = Figure(
 )
 GAMMAS = (0.125, 0.25, 0.5, 1.0)
 STEPS = (1, 5, 20)
-SEEDS = 10 if FIGURE.full else 5
+SEEDS = len(FIGURE.seeds(5, full=10))
 
 Key = tuple[str, float, int]
 

@@ -22,7 +22,7 @@ FIGURE = Figure(
 ALPHAS = (0.1, 10_000.0)
 WEIGHTS = ("weighted", "identical")
 """The scenario's arms."""
-SEEDS = 5
+SEEDS = len(FIGURE.seeds(5))
 FULL = ("data.mnist.train=60000", "data.mnist.test=10000", "local.optimizer.sgd.lr=0.001", "until.time=20000 s",
         "evaluate.every=500 s")  # fmt: skip
 PERIODS = np.array([1 - client / 9 * 0.8 for client in range(10)])

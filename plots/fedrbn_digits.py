@@ -26,7 +26,7 @@ ARMS = {
     "a quarter, FedRBN, norms shared": (FEW, "local.personal=null"),
     "all can afford it": (f"local.objective={{fedrbn: {{{ATTACK}, share: 1.0}}}}",),
 }
-SEEDS = range(10, 20 if FIGURE.full else 14)
+SEEDS = FIGURE.seeds(4, full=10, first=10)
 
 Key = tuple[str, int]
 

@@ -17,7 +17,7 @@ FIGURE = Figure(
 )
 BETAS = {0.0: "FedAvg", 0.5: "FedStale 0.5", 1.0: "FedVARP"}
 KNOWN = {"true": "known", "false": "estimated"}
-SEEDS = 5
+SEEDS = len(FIGURE.seeds(5))
 FULL = ("model=cnn_mnist", "local.optimizer.sgd.lr=0.005", "until.versions=4000")
 
 Curves = dict[tuple[float, str], list[pd.DataFrame]]

@@ -19,7 +19,7 @@ FIGURE = Figure(
 SWAPS = (0.0, 0.5, 1.0)
 CHANCES = (0.2, 0.1, 0.05)
 RARE = min(CHANCES)
-SEEDS = 5
+SEEDS = len(FIGURE.seeds(5))
 FULL = ("model=cnn_mnist", "local.optimizer.sgd.lr=0.005", "until.versions=4000")
 
 

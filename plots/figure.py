@@ -71,14 +71,23 @@ class Figure:
     def __post_init__(self) -> None:
         parser = argparse.ArgumentParser(description=f"{self.title}\n\n{self.setting}",
                                          formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-        parser.add_argument("--full", action="store_true", help="the paper's size; hours instead of minutes")
+        size = parser.add_mutually_exclusive_group()
+        size.add_argument("--full", action="store_true", help="the paper's size; hours instead of minutes")
+        size.add_argument(
+            "--quick", action="store_true", help="one seed: verdicts without intervals, in a minute or so"
+        )
         parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs at a time")
         parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of pictures and runs")
         parser.add_argument("--data", type=Path, default=None, help="where to look for data first")
         self.options = parser.parse_args()
         self.console = Console()
         self.full: bool = self.options.full
+        self.quick: bool = self.options.quick
         self.stem = Path(sys.argv[0]).stem
+
+    def seeds(self, count: int, full: int | None = None, first: int = 0) -> range:
+        """So many, from the first on; at the full size `full` if that differs, at the quick one a single seed."""
+        return range(first, first + (1 if self.quick else full if full and self.full else count))
 
     def runs(self, scenario: str, arms: Mapping[K, Sequence[str]]) -> dict[K, fedsim.Run]:
         """Run a scenario once for each arm, with the arm's overrides."""

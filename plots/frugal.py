@@ -23,7 +23,7 @@ RATE = 0.001
 """The paper's."""
 DENSITIES = (0.1, 0.5)
 """Beside 0 and 0.25, at that rate."""
-SEEDS = 10 if FIGURE.full else 5
+SEEDS = len(FIGURE.seeds(5, full=10))
 KINDS = {
     "AdamW": "adamw: {",
     "FRUGAL 0.25": "frugal: {gap: 50, ",

@@ -18,7 +18,7 @@ FIGURE = Figure(
     "standard deviation of pixels over that of digits. Bounds after a pilot of one other seed, three rates. Full: ten "
     "seeds for five.",
 )
-SEEDS = range(10 if FIGURE.full else 5)
+SEEDS = FIGURE.seeds(5, full=10)
 RATES = (0.03, 0.3)
 MULTIPLIERS = {0: "as it is", -1: "cancelled"}
 

@@ -18,7 +18,7 @@ FIGURE = Figure(
     "measurement. Bounds after a pilot of one other seed at both rates. Full: ten seeds for five.",
 )
 RATES = (0.02, 0.1)
-SEEDS = range(10 if FIGURE.full else 5)
+SEEDS = FIGURE.seeds(5, full=10)
 GHOSTS = ("model.mlp={hidden: [128, 128], norm: ghost, ghost: 16}",)
 KINDS: dict[str, tuple[int, int, tuple[str, ...]]] = {
     "small": (16, 8, ()),

@@ -25,7 +25,7 @@ CONTROLS = {
     "clip 10": ("local.control={clip: {length: 10}}",),
     "ghosts": ("local.control=ghosts",),
 }
-SEEDS = range(10 if FIGURE.full else 5)
+SEEDS = FIGURE.seeds(5, full=10)
 
 Key = tuple[str, str, int, int]
 

@@ -18,7 +18,7 @@ FIGURE = Figure(
     "pixels, to 1000 training digits; saturation: pixels beyond 1.05, where digits end at 1; agreement: class by five "
     "nearest digits. Bounds after a pilot of one other seed. Full: ten seeds for five.",
 )
-SEEDS = range(10 if FIGURE.full else 5)
+SEEDS = FIGURE.seeds(5, full=10)
 SCALES = (1, 2, 4, 8, 16)
 RULES = {"cfg": "classifier-free", "projected": "projected", "apg": "adaptive projected"}
 MEASURES = {"frechet": "Frechet distance from digits", "saturation": "share of pixels beyond 1.05",

@@ -26,7 +26,7 @@ ATTACKS = {
     "iDLG": "{idlg: {iterations: 300, restarts: 2}}",
     "inverting": "{inverting_gradients: {iterations: 1500}}",
 }
-SEEDS = 10 if FIGURE.full else 3
+SEEDS = len(FIGURE.seeds(3, full=10))
 
 Key = tuple[str, float, str, int]
 

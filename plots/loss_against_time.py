@@ -22,7 +22,7 @@ def show(figure: Figure, scenario: str, rates: tuple[float, ...], seeds: int, *o
     arms = {
         (fleet, lr, seed): (f"seed={seed}", f"local.optimizer.sgd.lr={lr}",
                             f"fleet.devices.linear.fastest={FLEETS[fleet]}", *overrides)
-        for fleet, lr, seed in product(FLEETS, rates, range(seeds))
+        for fleet, lr, seed in product(FLEETS, rates, figure.seeds(seeds))
     }  # fmt: skip
     curves: Curves = {}
     for (fleet, lr, _), run in figure.runs(scenario, arms).items():

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import pandas as pd
 from figure import Figure
 
-SEEDS = 3
 RESNET = (
     "model={resnet: {width: 64, blocks: [2, 2, 2, 2]}}",
     "data={cifar10: {partition: {resampled: {alpha: 0.1, size: 4096}}}}",
@@ -20,7 +19,7 @@ Runs = dict[str, list[pd.DataFrame]]
 
 def runs_of(figure: Figure, names: Sequence[str], full: tuple[str, ...] = FULL) -> Runs:
     """Run the figure's own scenario once a seed: for each of its arms, by name, the metrics seed by seed."""
-    arms = {seed: (f"seed={seed}", *(full if figure.full else ())) for seed in range(SEEDS)}
+    arms = {seed: (f"seed={seed}", *(full if figure.full else ())) for seed in figure.seeds(3)}
     runs: Runs = {name: [] for name in names}
     for run in figure.runs(f"{figure.stem}.yaml", arms).values():
         for name, arm in zip(names, run.arms, strict=True):

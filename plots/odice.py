@@ -18,7 +18,7 @@ FIGURE = Figure(
     "Extra moves over the shortest way by the likeliest moves, mean over all cells. Moves are weighted as in the paper "
     "(y / 2 + 1) or in its code (y). Bounds after a pilot of one other seed, five settings. Full: ten seeds for five.",
 )
-SEEDS = range(10 if FIGURE.full else 5)
+SEEDS = FIGURE.seeds(5, full=10)
 PLAIN = "local.source=backpropagation"
 RULES = {
     "orthogonal": (),

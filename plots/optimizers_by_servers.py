@@ -38,8 +38,7 @@ COLOUR: dict[str, str] = dict(zip(OPTIMIZERS, COLOURS, strict=True))
 
 def main() -> None:
     """Run, judge, draw."""
-    seeds = ("compare.seed=[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]",) if FIGURE.full else ()
-    run = FIGURE.grid("optimizers_by_servers.yaml", *seeds)
+    run = FIGURE.grid("optimizers_by_servers.yaml", f"compare.seed={list(FIGURE.seeds(3, full=10))}")
     judge(run)
     FIGURE.end(lambda: draw(run))
 

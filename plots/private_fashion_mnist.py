@@ -21,7 +21,7 @@ FIGURE = Figure(
 )
 ARMS = ("no noise", "0.6", "1.0", "2.0", "4.0", "8.0", "sketched, 1.0", "adaptive, 1.0")
 CURVE = ARMS[1:6]
-SEEDS = 10 if FIGURE.full else 3
+SEEDS = len(FIGURE.seeds(3, full=10))
 
 Runs = dict[str, list[fedsim.Run]]
 

@@ -23,7 +23,7 @@ FIGURE = Figure(
 EXPONENTS = (1, 2, 3, 10)
 GROWING = "1 to 3"
 ARMS = {**{o: str(o) for o in EXPONENTS}, GROWING: "{first: 1, last: 3}"}
-SEEDS = range(10 if FIGURE.full else 5)
+SEEDS = FIGURE.seeds(5, full=10)
 INDICATORS = {"estimating_error": "estimating error", "gradient_variance": "variance of gradients"}
 
 Exponent = int | str

@@ -17,7 +17,7 @@ FIGURE = Figure(
     "Sharpness: training loss 0.05 up its gradient less that at the model, on 1000 examples. Bounds after a pilot of "
     "one other seed. Full: ten seeds for five.",
 )
-SEEDS = range(10 if FIGURE.full else 5)
+SEEDS = FIGURE.seeds(5, full=10)
 PLAIN = "local.source=backpropagation"
 ARMS = {
     "SGD": (PLAIN,),

@@ -19,8 +19,8 @@ FIGURE = Figure(
 
 def main() -> None:
     """Run, judge, draw."""
-    seeds = ("compare.seed=[10, 11, 12, 13, 14, 15, 16, 17, 18, 19]",) if FIGURE.full else ()
-    card = Scorecard.of(FIGURE.grid("scorecard.yaml", *seeds))
+    seeds = FIGURE.seeds(5, full=10, first=10)
+    card = Scorecard.of(FIGURE.grid("scorecard.yaml", f"compare.seed={list(seeds)}"))
     judge(card)
     FIGURE.end(lambda: draw(card))
 

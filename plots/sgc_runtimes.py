@@ -41,7 +41,7 @@ SOURCES = {
         "fleet.devices.constant.overhead=644 ms",
     ),
 }
-SEEDS = 40 if FIGURE.full else 10
+SEEDS = len(FIGURE.seeds(10, full=40))
 
 Runs = dict[str, dict[str, list[pd.DataFrame]]]
 """By source of stragglers and by arm, the metrics seed by seed."""

@@ -18,7 +18,7 @@ FIGURE = Figure(
 )
 ARMS = {"uncoded": "C0", "the 2 slowest ignored": "C4", "GC": "C1", "SR-SGC": "C2", "M-SGC": "C3"}
 EXACT = ("GC", "SR-SGC", "M-SGC")
-SEEDS = 3
+SEEDS = len(FIGURE.seeds(3))
 FULL = ("local.batch=256", "until.versions=480", "local.optimizer={adam: {lr: 0.0001}}",
         "data={mnist: {partition: iid}}", "fleet.devices.constant.per_example=546 us")  # fmt: skip
 

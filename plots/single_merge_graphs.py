@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
-from merges import SEEDS, Runs, runs_of
+from merges import Runs, runs_of
 
 FIGURE = Figure(
     "A single global merge after gossip of several kinds",
@@ -56,7 +56,9 @@ def draw(runs: Runs) -> Drawing:
         for values, alpha in ((after(runs, kind), 0.4), (before(runs, kind), 1.0)):
             bars.bar(place, values.mean(), yerr=values.std(), color="C0", alpha=alpha, capsize=3)
         traffic.bar(place, np.mean([rows.bytes_up.iloc[-1] for rows in runs[kind]]) / 1e6, color="C1")
-    bars.set(ylabel="accuracy", title=f"agents' mean before the merge (dark), merged (light); {SEEDS} seeds")
+    bars.set(
+        ylabel="accuracy", title=f"agents' mean before the merge (dark), merged (light); {len(FIGURE.seeds(3))} seeds"
+    )
     traffic.set(ylabel="MB sent by all", yscale="log")
     traffic.set_xticks(range(len(KINDS)), KINDS, rotation=20)
     return drawing

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
-from merges import RESNET, SEEDS, runs_of
+from merges import RESNET, runs_of
 
 FIGURE = Figure(
     "A window of global merges: peak and final accuracy by its place",
@@ -67,7 +67,7 @@ def draw(curves: Accuracies) -> Drawing:
     bars.set(
         xlabel="window of global merges",
         ylabel="mean accuracy of the agents",
-        title=f"peak (light) and final, {SEEDS} seeds",
+        title=f"peak (light) and final, {len(FIGURE.seeds(3))} seeds",
     )
     panel.set(xlabel="rounds", title="one seed")
     panel.legend(fontsize=7)

@@ -21,7 +21,7 @@ MOMENTS = {"Gaussian": 5.02, "AMS": 5.01, "CountSketch": 5.01, "SRHT": 4.38, "ra
 """E|R^T R x|^2 / |x|^2, by the formulas."""
 ARMS = ("unsketched", "SRHT, all rows", "Gaussian", "AMS", "CountSketch", "SRHT", "rand-k", "SRHT d/2", "SRHT d/8",
         "SRHT, fixed", "Gaussian, fixed", "top 5 %, feedback", "QSGD, 4 bits", "DRIVE, 1 bit")  # fmt: skip
-SEEDS = 10 if FIGURE.full else 3
+SEEDS = len(FIGURE.seeds(3, full=10))
 TARGET = 150
 """The loss that the unsketched run has reached after so many rounds is what all are asked for."""
 

@@ -19,7 +19,7 @@ FIGURE = Figure(
     "seeds for three.",
 )
 MODES = {"full": ("full", 0), "sparse": ("sparse", 0), "random": ("random", 0), "SSA": ("random", 10)}
-SEEDS = range(10 if FIGURE.full else 3)
+SEEDS = FIGURE.seeds(3, full=10)
 MEASURES = {"full_loss": "loss by full attention", "attention_gap": "loss by sparse minus full",
             "dropped_mass": "dropped mass", "entropy": "entropy of full attention, nats"}  # fmt: skip
 

@@ -22,7 +22,7 @@ FIGURE = Figure(
     "over all of them. Unlike labels: no tasks, each client has about two classes, FedAvg of 15 steps. WF10 is the "
     "largest fall within 10 looks. Bounds after a pilot of two other seeds. Full: ten seeds for five.",
 )
-SEEDS = range(10 if FIGURE.full else 5)
+SEEDS = FIGURE.seeds(5, full=10)
 TASKS, STEPS, ROUNDS = 5, 150, 10
 REPLAY = "local.objective={replay: {memory: 20}}"
 LONG = ("local.steps=150", "until.versions=5", "data.split_digits.trainings=1")

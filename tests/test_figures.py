@@ -60,6 +60,18 @@ def test_the_best_beta_is_the_parabolas_lowest_point(monkeypatch) -> None:
     assert best(betas, 3 - (betas - 0.6) ** 2) == 0
 
 
+@pytest.mark.parametrize(
+    ("said", "seeds"), [([], [10, 11, 12, 13]), (["--full"], [*range(10, 20)]), (["--quick"], [10])]
+)
+def test_seeds_by_the_size_that_is_asked_for(monkeypatch, said, seeds) -> None:
+    monkeypatch.syspath_prepend(PLOTS)
+    monkeypatch.setattr(sys, "argv", ["some.py", *said])
+    from figure import Figure
+
+    assert list(Figure("title", "Setting: ours.").seeds(4, full=10, first=10)) == seeds
+    sys.modules.pop("figure")
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_says_whose_setting_it_is(name) -> None:
     done = subprocess.run([sys.executable, PLOTS / f"{name}.py", "--help"], capture_output=True, text=True, check=True)
