@@ -44,6 +44,8 @@ TIME = [
     "results",
     "picture",
     "traffic",
+    "spans",
+    "calibration",
     "layout",
     "drawing",
     "terminal",
@@ -91,7 +93,18 @@ FORBIDDEN = [
     "yaml.load(",
     "torch.load(",
 ]
-ABOVE_ALL = {"scenario", "describe", "tune", "experiment", "conduct", "terminal", "commands", "__main__", "__init__"}
+ABOVE_ALL = {
+    "scenario",
+    "describe",
+    "tune",
+    "experiment",
+    "conduct",
+    "card",
+    "terminal",
+    "commands",
+    "__main__",
+    "__init__",
+}
 
 
 def name_of(path: Path) -> str:
