@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from fedsim.commands import check, data, describe, draw, report, run, scorecard, sweep, tune
+from fedsim.commands import calibrate, check, data, describe, draw, report, run, scorecard, sweep, tune
 from fedsim.errors import ExtraMissing, RunFailed, ScenarioError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -17,6 +17,7 @@ app.command()(check.check)
 app.command()(draw.draw)
 app.command()(report.report)
 app.command()(scorecard.scorecard)
+app.command()(calibrate.calibrate)
 app.command()(describe.schema)
 app.command("list")(describe.list_)
 app.command()(data.data)

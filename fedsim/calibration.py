@@ -1,0 +1,118 @@
+"""A fleet fitted to what devices were seen to do: how fast each computes and talks, and how much longer it may take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fedsim.errors import ScenarioError
+from fedsim.rng import stream
+from fedsim.spans import PHASES, spans
+from fedsim.units import SECOND
+
+UNMEASURABLE = 1e-6
+"""Seconds; the clock tells nothing shorter."""
+
+
+def tasks(trace: pd.DataFrame) -> pd.DataFrame:
+    """One row a task that has come to its end, in the order of their beginnings.
+
+    `client`, `version` (that it has started from), `begin` and `end` (seconds), how long its `download`, `train` and
+    `upload` took (seconds), and the bytes `down` and `up`.
+    """
+    seen = spans(trace)
+    seen = seen.loc[(seen.ended == "done") & (seen.peer < 0)]
+    seen = seen.assign(seconds=(seen.end - seen.begin) / SECOND, turn=seen.groupby(["client", "phase"]).cumcount())
+    wide = seen.pivot_table(index=["client", "version"], columns="phase", values=["seconds", "nbytes", "begin", "end"],
+                            aggfunc="first").dropna()  # fmt: skip
+    if wide.empty:
+        return pd.DataFrame(columns=["client", "version", "begin", "end", *PHASES, "down", "up"])
+    found = pd.DataFrame({
+        "begin": wide["begin", "download"] / SECOND, "end": wide["end", "upload"] / SECOND,
+        **{phase: wide["seconds", phase] for phase in PHASES},
+        "down": wide["nbytes", "download"], "up": wide["nbytes", "upload"],
+    })  # fmt: skip
+    return found.reset_index().sort_values(["begin", "client"], ignore_index=True)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a fleet was found to be."""
+
+    devices: pd.DataFrame
+    """A row a client: `seconds_per_example`, `down` and `up` (bytes/s), each the best that was seen."""
+    late: Mapping[int, np.ndarray]
+    """How much longer than that each client's tasks took, from start to end, in seconds."""
+
+    @classmethod
+    def of(cls, seen: pd.DataFrame, clients: int) -> Fit:
+        """Fit to `tasks` with a column `examples`, that each has looked at.
+
+        ScenarioError if some client has none: nothing is known of it.
+        """
+        missing = sorted(set(range(clients)) - set(seen.client))
+        if missing:
+            raise ScenarioError(f"clients {missing} have finished no task in what is fitted to, so their devices are "
+                                "not known: expected one task of each at least")  # fmt: skip
+        seen = seen.assign(**{phase: seen[phase].clip(lower=UNMEASURABLE) for phase in PHASES})
+        best = seen.assign(pace=seen.train / seen.examples, down=seen.down / seen.download, up=seen.up / seen.upload)
+        own = best.groupby("client").agg(seconds_per_example=("pace", "min"), down=("down", "max"), up=("up", "max"))
+        known = own.loc[seen.client].set_index(seen.index)
+        usual = seen.down / known.down + seen.examples * known.seconds_per_example + seen.up / known.up
+        late = (seen.end - seen.begin - usual).clip(lower=0)
+        return cls(own, {client: late[seen.client == client].to_numpy() for client in range(clients)})
+
+    def write(self, folder: Path, trainings: int, seed: int, replica: int) -> tuple[Path, Path]:
+        """Two tables that scenarios can name: devices, and delays of so many trainings each.
+
+        Delays are drawn from those seen, client by client; each replica draws its own.
+        """
+        devices, delays = folder / "devices.csv", folder / f"delays-{replica}.csv"
+        folder.mkdir(parents=True, exist_ok=True)
+        rates = {way: [f"{rate} B/s" for rate in self.devices[way]] for way in ("down", "up")}
+        pace = self.devices.seconds_per_example * 1e3
+        pd.DataFrame({"name": self.devices.index, **rates, "ms_per_example": pace}).to_csv(devices, index=False)
+        drawn = {
+            f"client {client}": stream(seed, "delays", replica, client).choice(late, trainings) + UNMEASURABLE
+            for client, late in self.late.items()
+        }
+        pd.DataFrame(drawn).to_csv(delays, index=False)
+        return devices, delays
+
+
+def fitted(scenario: Mapping[str, Any], devices: Path, delays: Path) -> dict[str, Any]:
+    """The scenario on a fleet of these tables, everybody always there, and no network but the devices' own links."""
+    fleet = {
+        "clients": scenario["fleet"]["clients"],
+        "devices": {"csv": {"path": str(devices.resolve())}},
+        "stragglers": {"trace": {"path": str(delays.resolve()), "use": "delay", "order": "recorded"}},
+    }
+    free = {"star": {"latency": "0 s", "server_up": "unlimited", "server_down": "unlimited"}}
+    return {key: value for key, value in scenario.items() if key != "links"} | {"fleet": fleet, "network": free}
+
+
+def halves(seen: pd.DataFrame) -> tuple[pd.DataFrame, float]:
+    """The tasks that had ended when half of the time was over, and that time in seconds."""
+    middle = float(seen.end.max()) / 2 if len(seen) else 0.0
+    return seen.loc[seen.end <= middle], middle
+
+
+def rounds(trace: pd.DataFrame) -> pd.Series:
+    """Seconds from each of the server's versions to the next, by version; the first counts from the start."""
+    stepped = trace[(trace.kind == "version") & (trace.client < 0)]
+    times = stepped.time.to_numpy() / SECOND
+    return pd.Series(np.diff(times, prepend=0.0), index=stepped.version.to_numpy(), name="seconds")
+
+
+def at_work(scenarios: Sequence[Mapping[str, Any]]) -> int:
+    """The clients that all of these have. ScenarioError if they differ: then their devices are not the same."""
+    counts = {scenario["fleet"]["clients"] for scenario in scenarios}
+    if len(counts) != 1:
+        said = ", ".join(map(str, sorted(counts)))
+        raise ScenarioError(f"these runs have {said} clients: expected as many in all, for their devices are fitted")
+    return counts.pop()
