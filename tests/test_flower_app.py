@@ -7,7 +7,7 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,11 @@ from flwr.compat.server import ServerAppComponents
 from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import strategy_utils
 from flwr.supercore.task_identity import TaskIdentity
-from worlds import Recording, devices
+from worlds import Recording, Windows, devices
 
 from fedsim.__main__ import app as commands
 from fedsim.errors import RunFailed, ScenarioError, Stalled
 from fedsim.fleet import Failures, Fleet
-from fedsim.fleet.availability import Availability
 from fedsim.flower import internals
 from fedsim.flower.addressed import addressed
 from fedsim.flower.keys import App
@@ -207,18 +206,6 @@ def test_an_asynchronous_loop_with_sleeps_runs_in_virtual_time(tmp_path) -> None
 
 
 # Nodes that fail ----------------------------------------------------------------------------------------------------
-
-
-class Windows(Availability):
-    """On in these seconds; whoever is not named always."""
-
-    def __init__(self, **seconds: list[tuple[float, float]]):
-        self.seconds = seconds
-
-    def windows(self, client: int, seed: int) -> Iterator[tuple[int, int]]:
-        """In microseconds."""
-        for start, end in self.seconds.get(f"c{client}", [(0, inf)]):
-            yield round(start * SECOND), FOREVER if end == inf else round(end * SECOND)
 
 
 def replying(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from math import inf
@@ -16,7 +16,7 @@ from fedsim.carrier import Carrier
 from fedsim.cell import Workload, round_trip
 from fedsim.clock import Clock
 from fedsim.executors import Inline, Null, Stacked
-from fedsim.fleet import Device, Failures, Fleet
+from fedsim.fleet import Availability, Device, Failures, Fleet
 from fedsim.network import Conditions, Star
 from fedsim.progress import Progress, Until
 from fedsim.roster import Census, Roster
@@ -25,10 +25,22 @@ from fedsim.server import ServerSimulation
 from fedsim.simulation import Simulation
 from fedsim.stalling import Stalling
 from fedsim.trace import COLUMNS, Trace
-from fedsim.units import SECOND
+from fedsim.units import FOREVER, SECOND
 from fedsim.work import LocalResult, LocalTask
 
 SIZE = 3
+
+
+class Windows(Availability):
+    """On in these seconds; whoever is not named always."""
+
+    def __init__(self, **seconds: list[tuple[float, float]]):
+        self.seconds = seconds
+
+    def windows(self, client: int, seed: int) -> Iterator[tuple[int, int]]:
+        """In microseconds."""
+        for start, end in self.seconds.get(f"c{client}", [(0, inf)]):
+            yield round(start * SECOND), FOREVER if end == inf else round(end * SECOND)
 
 
 class Recording(Trace):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -21,6 +22,8 @@ class FedNova(Rounds):
     t_i = (t - m (1 - m^t) / (1 - m)) / (1 - m) for t steps and momentum m.
     """
 
+    reads_steps: ClassVar[bool] = True
+    """Whether it has to know how many local steps were taken."""
     local_momentum: float | None = 0.0
     """Of the clients' SGD, given by the run; none: they run another optimizer, or Nesterov's, or some steps count
     for less, and there is no t_i."""

@@ -11,6 +11,7 @@ from fedsim.data.drifting import DriftingDigits
 from fedsim.data.folders import data_folders
 from fedsim.data.generative import NoisyDigits, SeededDigits
 from fedsim.data.grid_world import GridWorld
+from fedsim.data.hub import FlowerPartitioner
 from fedsim.data.images import Cifar10, Digits, FashionMnist, Mnist
 from fedsim.data.in_turn import PermutedDigits, SplitDigits
 from fedsim.data.low_rank import LowRank
@@ -66,6 +67,7 @@ PARTITIONS: dict[str, type[Partition]] = {
     "with_replacement": WithReplacement,
     "resampled": Resampled,
     "noisy": Noisy,
+    "flower": FlowerPartitioner,
 }
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "Dirichlet",
     "DriftingDigits",
     "FashionMnist",
+    "FlowerPartitioner",
     "GridWorld",
     "HeartDisease",
     "Iid",

@@ -1,6 +1,6 @@
 """Downloads, for `fedsim data NAME`: the only place that needs a network, and only when asked.
 
-flwr-datasets does the download; its usage statistics are switched off.
+flwr-datasets does the download.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from fedsim.errors import DataMissing, ExtraMissing, RunFailed, nearest
+from fedsim.data.hub import hub
+from fedsim.errors import DataMissing, RunFailed, nearest
 
 
 @dataclass(frozen=True)
@@ -88,16 +89,12 @@ def fetch(name: str, folder: Path) -> Path:
 
 def download(origin: Origin) -> dict[str, np.ndarray]:
     """x_train, y_train, x_test and y_test as uint8, in the hub's order."""
-    os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # read when flwr-datasets is imported
+    flower = hub()
     try:
-        from flwr_datasets import FederatedDataset  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise ExtraMissing("downloads need flwr-datasets: pip install 'fedsim-lab[hub]'") from error
-    try:
-        hub = FederatedDataset(dataset=origin.hub, partitioners={}, shuffle=False)
+        source = flower.FederatedDataset(dataset=origin.hub, partitioners={}, shuffle=False)
         arrays: dict[str, np.ndarray] = {}
         for part in ("train", "test"):
-            arrays[f"x_{part}"], arrays[f"y_{part}"] = _columns(hub.load_split(part), origin.picture)
+            arrays[f"x_{part}"], arrays[f"y_{part}"] = _columns(source.load_split(part), origin.picture)
     except Exception as error:  # the library and those below it raise all kinds
         raise RunFailed(f"{origin.hub} could not be downloaded: {error}") from error
     return arrays
