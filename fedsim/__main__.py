@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from fedsim.commands import check, data, describe, draw, report, run, scorecard, trace, tune
+from fedsim.commands import check, compare, data, describe, draw, report, run, scorecard, trace, tune
 from fedsim.errors import ExtraMissing, RunFailed, ScenarioError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -15,6 +15,7 @@ app.command()(run.run)
 app.command()(check.check)
 app.command()(draw.draw)
 app.command()(report.report)
+app.command()(compare.compare)
 app.command()(trace.trace)
 app.command()(scorecard.scorecard)
 app.command()(describe.schema)
