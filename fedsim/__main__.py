@@ -7,7 +7,20 @@ from pathlib import Path
 
 import typer
 
-from fedsim.commands import calibrate, check, data, describe, draw, report, run, scorecard, sweep, tune
+from fedsim.commands import (
+    calibrate,
+    check,
+    compare,
+    data,
+    describe,
+    draw,
+    report,
+    run,
+    scorecard,
+    sweep,
+    trace,
+    tune,
+)
 from fedsim.errors import ExtraMissing, RunFailed, ScenarioError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -16,6 +29,8 @@ app.command("sweep")(sweep.sweep_)
 app.command()(check.check)
 app.command()(draw.draw)
 app.command()(report.report)
+app.command()(compare.compare)
+app.command()(trace.trace)
 app.command()(scorecard.scorecard)
 app.command()(calibrate.calibrate)
 app.command()(describe.schema)
