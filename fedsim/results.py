@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -27,6 +27,8 @@ COMPARISON = "comparison.json"
 
 LINKS = "links.parquet"
 
+SCENARIO = "scenario.yaml"
+
 WRITING_SHARE = 0.05
 """No more than this share of the time goes into rewriting the table while a run goes on."""
 
@@ -39,13 +41,15 @@ def sha256(data: bytes) -> str:
 class RunFolder:
     """Writes what a run yields. Every file appears whole: it is written under another name and renamed."""
 
-    def __init__(self, path: Path, scenario: Mapping[str, Any]):
-        shutil.rmtree(path, ignore_errors=True)
-        path.mkdir(parents=True)
+    def __init__(self, path: Path, scenario: Mapping[str, Any], keep: Collection[str] = ()):
+        """Of what a former run has left, only what is named in `keep` stays."""
+        path.mkdir(parents=True, exist_ok=True)
+        for old in [old for old in path.iterdir() if old.name not in keep]:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
         self.path = path
         self.digests: dict[str, str] = {}
         self._rested = monotonic()
-        self._write("scenario.yaml", yaml.safe_dump(dict(scenario), sort_keys=False, allow_unicode=True).encode())
+        self._write(SCENARIO, yaml.safe_dump(dict(scenario), sort_keys=False, allow_unicode=True).encode())
 
     def _write(self, name: str, data: bytes) -> None:
         temporary = self.path / f"{name}.tmp"
@@ -138,10 +142,14 @@ class Run:
         return [Run(self.path / name) for name in self._comparison["arms"]] or [self]
 
     @property
+    def planned(self) -> dict[str, dict[str, str]]:
+        """Of each arm of a comparison by label, begun or not, what it is on each axis; of a single run nothing."""
+        return self._comparison.get("coordinates", {})
+
+    @property
     def coordinates(self) -> dict[str, dict[str, str]]:
         """Of each arm by label, what it is on each axis; none where the comparison is no grid."""
-        found = self._comparison.get("coordinates", {})
-        return found if any(found.values()) else {}
+        return self.planned if any(self.planned.values()) else {}
 
     @cached_property
     def metrics(self) -> pd.DataFrame:

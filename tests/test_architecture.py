@@ -27,6 +27,10 @@ TIME = [
     "mixing",
     "progress",
     "probed",
+    "holders",
+    "readings",
+    "checkpoints",
+    "keeping",
     "network",
     "mixing",
     "fleet",
@@ -91,7 +95,18 @@ FORBIDDEN = [
     "yaml.load(",
     "torch.load(",
 ]
-ABOVE_ALL = {"scenario", "describe", "tune", "experiment", "conduct", "terminal", "commands", "__main__", "__init__"}
+ABOVE_ALL = {
+    "scenario",
+    "describe",
+    "tune",
+    "experiment",
+    "conduct",
+    "terminal",
+    "repeating",
+    "commands",
+    "__main__",
+    "__init__",
+}
 
 
 def name_of(path: Path) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from fedsim.commands.options import DataFolder, Json, Overrides, ScenarioFile
+
+if TYPE_CHECKING:
+    from fedsim.results import Run
 
 MANY = 24
 """More runs than this are no table that anybody reads."""
@@ -26,13 +29,20 @@ def run(
     """Run a scenario: print what it took and write a run folder."""
     from fedsim import conduct
     from fedsim.scenario import read
-    from fedsim.terminal import ProgressBar, copies, epsilons, table, verdict
+    from fedsim.terminal import ProgressBar
 
     changes = overrides or []
     arms = len(read(scenario, changes))
     with ProgressBar(Console(stderr=True), arms) as bar:
         result = conduct.run(scenario, *changes, data=data, out=out, workers=workers, watch=bar.watch,
                              finished=bar.finished)  # fmt: skip
+    show(result, as_json)
+
+
+def show(result: Run, as_json: bool) -> None:
+    """Print what a run has come to."""
+    from fedsim.terminal import copies, epsilons, table, verdict
+
     if as_json:
         last = {arm.label: arm.metrics.iloc[-1].to_dict() for arm in result.arms}
         typer.echo(json.dumps({"path": str(result.path), "runs": last}))
