@@ -51,7 +51,7 @@ class Checkpoints:
     def write(self, checkpoint: Checkpoint) -> int:
         """One more: written under another name, synced and renamed; older ones but one are removed. Its bytes."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        arrays = {name: np.ascontiguousarray(array) for name, array in checkpoint.arrays.items()}
+        arrays = {name: np.asarray(array, order="C") for name, array in checkpoint.arrays.items()}
         data = save(arrays, {"facts": json.dumps(dict(checkpoint.facts))})
         path = self.folder / f"{checkpoint.turns:012d}-{sha256(data).hexdigest()}.safetensors"
         unfinished = self.folder / "unfinished"

@@ -148,7 +148,7 @@ class Packing:
         if id(tensor) not in self._tensors:
             name = str(len(self._tensors))
             self._tensors[id(tensor)] = name, tensor
-            self.arrays[name] = np.ascontiguousarray(tensor.detach().cpu().numpy()).reshape(tuple(tensor.shape))
+            self.arrays[name] = np.asarray(tensor.detach().cpu().numpy(), order="C")
         return self._tensors[id(tensor)][0]
 
 

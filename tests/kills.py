@@ -8,6 +8,7 @@ from typing import Any
 
 from test_coded import DIGITS as CODED
 from test_coded import EVERY as CODES
+from test_edges import TREE  # noqa: F401
 from test_every_aggregator import DIGITS, NEEDS, SETTINGS
 from test_every_peer import DIGITS as PEERS
 from test_every_peer import NEEDS as MIXED
