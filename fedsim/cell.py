@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fedsim.carrier import Carrier
 from fedsim.clock import DEADLINE, FIRST_RANK, Cut, LinkDown, Moment, Process, Steps
@@ -16,11 +16,9 @@ from fedsim.progress import Progress
 from fedsim.simulation import Simulation
 from fedsim.stalling import OfServer
 from fedsim.trace import ARRIVE, JOIN, KINDS, LEAVE, LOST, START, TRAIN, UPLOAD, VERSION
-from fedsim.work import Deferred, Kept, LocalTask, Update
+from fedsim.work import Deferred, Kept, LocalTask, Release, Update
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from fedsim.aggregators.aggregator import Aggregator
 
 SERVER = "server"
@@ -113,6 +111,7 @@ class Cell:
     """The aggregator's round that has its deadline set."""
     waited_for: list[tuple[int, Moment]] = field(default_factory=list, init=False)
     """Versions that clients keep their answers for."""
+    changing: ClassVar[tuple[str, ...]] = ("world", "aggregator", "kept")
 
     def __post_init__(self) -> None:
         self.clock, self.trace, self.fleet = self.world.clock, self.world.trace, self.world.fleet
@@ -149,9 +148,9 @@ class Cell:
     def start(self, clients: Iterable[int]) -> None:
         """Start them, and set the aggregator's deadline."""
         aggregator = self.aggregator
+        release = self.world.holders.add(Release(aggregator.version, aggregator.params, aggregator.sent))
         for client in clients:
-            steps = self.job(client, aggregator.params, aggregator.version, aggregator.sent)
-            self.jobs[client] = self.clock.start(steps, FIRST_RANK + client)
+            self.jobs[client] = self.clock.start(self.job(client, release), FIRST_RANK + client)
         if aggregator.deadline is not None and aggregator.round != self.armed:
             self.armed = aggregator.round
             self.clock.call(aggregator.deadline, DEADLINE, lambda armed=self.armed: self.expire(armed))
@@ -185,28 +184,26 @@ class Cell:
 
     # A client -------------------------------------------------------------------------------------------------------
 
-    def job(self, client: int, params: Tensor, version: int, sent: Tensor | None) -> Steps:
+    def job(self, client: int, release: Release) -> Steps:
         """What a started client does: download, train, upload; or fail on the way."""
-        began = self.clock.now
+        began, version = self.clock.now, release.version
         self.trace.add(began, START, client, version)
         try:
-            pending = yield from self.local(client, params, version, sent)
+            pending = yield from self.local(client, release)
             yield from self.upload(client, self.work.up_at(client, version))
         except Cut as cut:
             self.lose(client, version, cut)
         else:
             self.arrive(self.arrived(client, version, began, pending))
 
-    def local(
-        self, client: int, params: Tensor, version: int, sent: Tensor | None
-    ) -> Generator[int | Moment, None, Deferred]:
+    def local(self, client: int, release: Release) -> Generator[int | Moment, None, Deferred]:
         """Download the model and train; what training will yield."""
-        began, nbytes = self.clock.now, self.downlink.nbytes(client, version)
+        began, version = self.clock.now, release.version
+        nbytes = self.downlink.nbytes(client, version)
         yield from self.download(client, nbytes)
         self.downlink.has(client, version)
         self.trace.add(self.clock.now, TRAIN, client, version, nbytes)
-        steps, ordinal = self.work.steps_at(client, version), self.ordinals[client]
-        pending = yield from self.train(LocalTask(client, params, ordinal, steps, sent, version=version))
+        pending = yield from self.train(client, release)
         if timing := self.world.timing(client, version):
             yield from timing.hold(OfServer(self, client, version, began))
         self.trace.add(self.clock.now, UPLOAD, client, version)
@@ -219,18 +216,24 @@ class Cell:
         held, steps = self.work.held[client], self.work.steps_at(client, version)
         return Update(client, version, held, steps, self.clock.now - began, pending)
 
-    def train(self, task: LocalTask) -> Generator[int | Moment, None, Deferred]:
+    def task(self, client: int, release: Release, ordinal: int = 0) -> LocalTask:
+        """A client's n-th local training."""
+        version = release.version
+        steps = self.work.steps_at(client, version)
+        return LocalTask(client, release.params, ordinal, steps, release.sent, version=version)
+
+    def train(self, client: int, release: Release) -> Generator[int | Moment, None, Deferred]:
         """Let the time of local training pass. The numbers are promised only if the client will not fail."""
-        client = task.client
+        ordinal, version = self.ordinals[client], release.version
         self.ordinals[client] += 1
-        seen, flops = self.work.seen_at(client, task.version), self.work.flops
-        duration = self.world.training_time(client, task.version, task.ordinal, seen, flops)
-        fate = self.fleet.fate(client, task.ordinal)
+        seen, flops = self.work.seen_at(client, version), self.work.flops
+        duration = self.world.training_time(client, version, ordinal, seen, flops)
+        fate = self.fleet.fate(client, ordinal)
         if fate is not None:
-            nbytes = self.work.up_at(client, task.version)
+            nbytes = self.work.up_at(client, version)
             yield from failing(fate, duration, nbytes, lambda nbytes: self.upload(client, nbytes))
-        due = self.clock.now + duration + self.upload_time(client, task.version)
-        pending = self.world.executor.submit(task, due, self.kept.get(client))
+        due = self.clock.now + duration + self.upload_time(client, version)
+        pending = self.world.promise(self.task(client, release, ordinal), due, self.kept.get(client))
         yield duration
         if self.keeps:
             self.kept[client] = pending.keep()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fedsim.cell import SERVER, Failure, failing
 from fedsim.clock import CALENDAR, DEADLINE, FIRST_RANK, Cut, LinkDown, Moment, Process, Steps
@@ -69,6 +69,7 @@ class CodedSimulation:
     """Whose data have gone to whom: combinations, and workers that have computed them."""
     copies: set[tuple[int, int]] = field(default_factory=set, init=False)
     """Chunks, and workers other than their owners that hold them."""
+    changing: ClassVar[tuple[str, ...]] = ("world", "learner")
 
     def __post_init__(self) -> None:
         self.clock, self.trace, self.fleet = self.world.clock, self.world.trace, self.world.fleet
@@ -222,7 +223,7 @@ class CodedSimulation:
         if fate is not None:
             yield from failing(fate, duration, nbytes, lambda part: self.upload(worker, part))
         due = self.clock.now + duration + self.world.carrier.foresee(worker, SERVER, nbytes)
-        pending = [self.world.executor.submit(self.task(worker, each), due) for each in tasks]
+        pending = [self.world.promise(self.task(worker, each), due) for each in tasks]
         yield duration
         return pending, nbytes
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,14 +18,19 @@ from torch import Tensor
 
 from fedsim import scenario
 from fedsim.accelerator import card, device_of, exactly
+from fedsim.checkpoints import FOLDER, Checkpoints
 from fedsim.coded import CodedSimulation
 from fedsim.data import Dataset
 from fedsim.disclosure import disclosed, disclosed_by_peers
+from fedsim.errors import Interrupted
 from fedsim.experiment import Experiment, assemble
+from fedsim.folder import SCENARIO, RunFolder
+from fedsim.keeping import Keeper
 from fedsim.optimizers.memory import state_bytes
 from fedsim.picture import draw
 from fedsim.progress import Progress
-from fedsim.results import Run, RunFolder, load
+from fedsim.repeating import Federated, Repetition, latest, refusal, taken
+from fedsim.results import Run, load
 from fedsim.scenario import Arm
 from fedsim.selection import Uniform
 from fedsim.server import ServerSimulation
@@ -35,27 +42,40 @@ from fedsim.vector import mean
 Watch = Callable[[Progress, int], None]
 Finished = Callable[[str, int, int], None]
 """Told a run's label, and how many of how many are done."""
-Federated = ServerSimulation | Swarm | CodedSimulation
+Tell = Callable[[str], None]
 
 
-def conduct(experiment: Experiment, path: Path, watch: Watch = lambda progress, now: None) -> Run:
+def conduct(
+    experiment: Experiment, path: Path, watch: Watch = lambda progress, now: None, resume: Tell | None = None
+) -> Run:
     """Let time pass, and write what happens into a run folder; if it fails, what had happened stays readable.
+
+    With `resume` it goes on from the folder's last checkpoint, and is told what there is to say of that.
 
     Raises:
         RunFailed: with the reason, which the folder names too.
+        Interrupted: if somebody has stopped it.
     """
-    began = monotonic()
-    folder = RunFolder(path, experiment.arm.resolved)
+    began, checkpoints = monotonic(), Checkpoints(path / FOLDER)
+    checkpoint = latest(experiment, checkpoints, resume) if resume else None
+    folder = RunFolder(path, experiment.arm.resolved, keep=(SCENARIO, FOLDER) if checkpoint else ())
     trace = Trace(path / "trace.parquet")
 
     def record(progress: Progress) -> None:
         folder.refresh(progress)
         trace.refresh()
 
-    simulation = experiment.simulation(trace, record=record, watch=watch)
+    simulation = experiment.simulation(trace, hollow=checkpoint is not None, record=record, watch=watch)
+    keeper = Keeper(checkpoints, partial(taken, experiment, simulation, trace), refusal(experiment, simulation))
+    simulation.progress.look = keeper.look
+    repetition = Repetition(experiment, simulation, trace, checkpoint) if checkpoint else None
     try:
-        with exactly():
+        with keeper.heeding(), exactly():
             simulation.run()
+        if repetition:
+            repetition.check_over()
+    except Interrupted:
+        raise
     except Exception as error:
         folder.failure(error)
         raise
@@ -64,6 +84,7 @@ def conduct(experiment: Experiment, path: Path, watch: Watch = lambda progress, 
         trace.flush()
         folder.links(loaded(experiment.graph, load(path).trace, Federation.of(experiment.arm.resolved)))
     write_yield(folder, simulation, experiment, monotonic() - began)
+    checkpoints.clear()
     return load(path)
 
 
@@ -168,42 +189,95 @@ def run(
     stem = "scenario" if isinstance(source, Mapping) else Path(source).stem
     if len(arms) == 1 and arms[0].label == scenario.SINGLE:
         path = Path(out) / stem / arms[0].digest
-        result = conduct(experiments[0], path, lambda progress, now: watch(stem, progress, now))
     else:
         path = Path(out) / stem / scenario.digest([arm.resolved for arm in arms])
         folder = RunFolder(path, scenario.folded(arms))
         folder.comparison({arm.label: arm.coordinates for arm in arms})
-        if workers > 1:
-            _side_by_side(arms, data, path, workers, place, finished)
-        else:
-            for done, experiment in enumerate(experiments, 1):
-                label = experiment.arm.label
-                conduct(experiment, path / label, lambda progress, now, label=label: watch(label, progress, now))
-                finished(label, done, len(arms))
-        result = load(path)
+    return _conducted(experiments, path, picture, data, workers, watch, finished)
+
+
+def resume(
+    path: Path | str,
+    data: Path | str | None = None,
+    workers: int = 1,
+    device: str = "cpu",
+    watch: Callable[[str, Progress, int], None] = lambda label, progress, now: None,
+    finished: Finished = lambda label, done, total: None,
+    tell: Tell = lambda line: None,
+) -> Run:
+    """Go on with a run that was cut off, or with those of a comparison that were; the rest as `run`.
+
+    Args:
+        path: the run folder.
+        data: where to look for data first.
+        workers: as `run`, and so are `device`, `watch` and `finished`.
+        tell: told what there is to say of checkpoints that are damaged, missing, or of other versions.
+
+    Raises:
+        ScenarioError: if there is no such run, or it was begun by another fedsim, or its scenario has changed.
+        RunFailed: if it cannot go on.
+    """
+    found, data = load(path), None if data is None else Path(data)
+    arms = scenario.read(found.scenario)
+    if found.planned:
+        named = zip(arms, found.planned.items(), strict=True)
+        arms = [replace(arm, label=label, coordinates=where) for arm, (label, where) in named]
+    place, shared = device_of(device), dict[str, Dataset]()
+    experiments = [assemble(arm, data, shared, place) for arm in arms]
+    return _conducted(experiments, found.path, True, data, workers, watch, finished, tell)
+
+
+def _conducted(
+    experiments: Sequence[Experiment], path: Path, picture: bool, data: Path | None, workers: int,
+    watch: Callable[[str, Progress, int], None], finished: Finished, resume: Tell | None = None,
+) -> Run:  # fmt: skip
+    """All of them, into a folder or, of a comparison, into folders in it; those that are over already are left."""
+    stem, arms = path.parent.name, [experiment.arm for experiment in experiments]
+    places = {arm.label: path if arm.label == scenario.SINGLE else path / arm.label for arm in arms}
+    todo = [each for each in experiments if not (resume and Run(places[each.arm.label]).finished)]
+    left = len(arms) - len(todo)
+    if workers > 1 and len(todo) > 1:
+        device = todo[0].params.device
+        _side_by_side([each.arm for each in todo], data, places, workers, device, finished, resume)
+    else:
+        for done, experiment in enumerate(todo, left + 1):
+            label = stem if experiment.arm.label == scenario.SINGLE else experiment.arm.label
+            place = places[experiment.arm.label]
+            conduct(experiment, place, lambda progress, now, label=label: watch(label, progress, now), resume)
+            finished(label, done, len(arms))
+    result = load(path)
     if picture and not result.coordinates:
         draw(result.arms, path / "metrics.png", title=stem, note=_provenance(experiments))
     return result
 
 
 def _side_by_side(
-    arms: Sequence[Arm], data: Path | None, path: Path, workers: int, device: torch.device, finished: Finished
-) -> None:
+    todo: Sequence[Arm], data: Path | None, places: Mapping[str, Path], workers: int, device: torch.device,
+    finished: Finished, resume: Tell | None,
+) -> None:  # fmt: skip
     """Run arms in processes of their own, one thread each."""
+    tell, left = resume or (lambda line: None), len(places) - len(todo)
     with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        pending = {pool.submit(_alone, arm.resolved, data, path / arm.label, device): arm.label for arm in arms}
+        pending = {
+            pool.submit(_alone, arm.resolved, data, places[arm.label], device, resume is not None): arm.label
+            for arm in todo
+        }
         try:
-            for done, future in enumerate(as_completed(pending), 1):
-                future.result()
-                finished(pending[future], done, len(arms))
+            for done, future in enumerate(as_completed(pending), left + 1):
+                for line in future.result():
+                    tell(f"{pending[future]}: {line}")
+                finished(pending[future], done, len(places))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
 
 
-def _alone(resolved: Mapping[str, Any], data: Path | None, path: Path, device: torch.device) -> None:
+def _alone(resolved: Mapping[str, Any], data: Path | None, path: Path, device: torch.device, resume: bool) -> list[str]:
+    """What there was to say."""
+    said: list[str] = []
     [arm] = scenario.read(resolved)
-    conduct(assemble(arm, data, device=device), path)
+    conduct(assemble(arm, data, device=device), path, resume=said.append if resume else None)
+    return said
 
 
 def _provenance(experiments: Sequence[Experiment]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 import torch
@@ -41,6 +41,7 @@ class Eavesdropper:
     client: int
     versions: tuple[int, ...]
     heard: list[tuple[LocalTask, Message, Draw]] = field(default_factory=list)
+    changing: ClassVar[tuple[str, ...]] = ("heard",)
 
     def overhear(self, task: LocalTask, message: Message, draw: Draw) -> None:
         """A message passes."""

@@ -6,13 +6,13 @@ from collections.abc import Generator, Hashable, Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
 from math import nan
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fedsim.cell import Cell
 from fedsim.clock import FIRST_RANK, Moment, Steps
 from fedsim.server import ServerSimulation
 from fedsim.trace import JOIN
-from fedsim.work import Deferred, LocalResult, LocalTask
+from fedsim.work import Deferred, LocalResult, Release
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,6 +70,7 @@ class HierarchySimulation(ServerSimulation):
     """
 
     edges: dict[int, Edge] = field(default_factory=dict)
+    changing: ClassVar[tuple[str, ...]] = (*ServerSimulation.changing, "edges")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,9 +109,10 @@ class HierarchySimulation(ServerSimulation):
         """The edge's own place."""
         return self.edges[client].place
 
-    def train(self, task: LocalTask) -> Generator[int | Moment, None, Deferred]:
+    def train(self, client: int, release: Release) -> Generator[int | Moment, None, Deferred]:
         """Let the edge work with its clients; what it yields is how far its model has moved. It has no loss."""
-        edge = self.edges[task.client]
-        yield edge.begin(task.params)
-        result = LocalResult(edge.aggregator.params - task.params, loss=nan)
-        return Deferred(task, self.clock.now, self.world.executor, result)
+        edge = self.edges[client]
+        yield edge.begin(release.params)
+        result = LocalResult(edge.aggregator.params - release.params, loss=nan)
+        task = self.task(client, release)
+        return self.world.holders.add(Deferred(task, self.clock.now, self.world.executor, result))

@@ -30,6 +30,10 @@ class Stalled(RunFailed):
     """Virtual time cannot, or only for ever and in vain, go on."""
 
 
+class Interrupted(Exception):
+    """Somebody has stopped a run, which may be taken up again (exit code 3)."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint for a name that does not exist.
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -110,6 +111,8 @@ class Evaluator:
         ScenarioError: if `clients` are to be shown, but nothing is measured on each.
     """
 
+    changing: ClassVar[tuple[str, ...]] = ("_last",)
+
     def __init__(
         self, model: nn.Module, layout: Layout, dataset: Dataset, parts: Parts,
         train: bool = False, clients: bool = False, chunk: int = 500,
@@ -197,6 +200,8 @@ class EnsembleEvaluator:
         clients: show each model's metrics, and their standard deviations.
         but: models, by number, that are left out everywhere: those of liars.
     """
+
+    changing: ClassVar[tuple[str, ...]] = ("_models", "_each", "_measured")
 
     def __init__(self, evaluator: Evaluator, clients: bool = False, but: Collection[int] = ()) -> None:
         self.evaluator, self.clients, self.but = evaluator, clients, but

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import networkx as nx
 import numpy as np
@@ -72,9 +72,13 @@ class Experiment:
         return sum(tensor.nbytes for tensor in tensors) + stack
 
     def simulation(
-        self, trace: Trace, timing_only: bool | None = None, select: Selects | None = None, **hooks: Any
-    ) -> ServerSimulation | Swarm | CodedSimulation:
-        """A fresh simulation at time 0; the first arguments overrule the scenario, `hooks` are told of its progress."""
+        self, trace: Trace, timing_only: bool | None = None, select: Selects | None = None, hollow: bool = False,
+        **hooks: Any,
+    ) -> ServerSimulation | Swarm | CodedSimulation:  # fmt: skip
+        """A fresh simulation at time 0; the first arguments overrule the scenario, `hooks` are told of its progress.
+
+        A `hollow` one has vectors of no length until numbers are put into it.
+        """
         timing_only = self.timing_only if timing_only is None else timing_only
         select = select or self.select
         if timing_only and select(0).reads_numbers:
@@ -90,10 +94,10 @@ class Experiment:
         progress.patience += 100 * len(self.work.steps)
         if self.trainer.probe is not None and not timing_only:
             progress.probed = Probed()
-        stage = Stage(self, trace, progress, select, timing_only)
+        stage = Stage(self, trace, progress, select, timing_only, hollow)
         made = self._set_up(stage)
         if not timing_only and isinstance(self.trainer.model, Maturing):
-            progress.evaluate = partial(self.judge_at, progress, progress.evaluate)
+            progress.evaluate = AtVersion(self, progress, progress.evaluate)
         return made
 
     def _set_up(self, stage: Stage) -> ServerSimulation | Swarm | CodedSimulation:
@@ -114,14 +118,6 @@ class Experiment:
         liars = self.hostility.liars
         return PeerEvaluator(self.evaluator, keys.evaluate.clients, liars.who if liars else ())
 
-    def judge_at(self, progress: Progress, judge: Callable[[Any], Measured], params: Any) -> Measured:
-        """Where the model's own way to learn depends on the version: by that of the one that is measured."""
-        evaluator, version = self.evaluator, progress.version
-        evaluator.indicators.version = version
-        if evaluator.robust is not None:
-            evaluator.robust = replace(evaluator.robust, source=self.trainer.plain_at(version))
-        return judge(params)
-
     def own_models(self, states: Callable[[], Mapping[int, ClientState]]) -> OwnModels:
         """What measures the models that clients have for themselves."""
         objective = self.trainer.objective if isinstance(self.trainer.objective, FedRBN) else None
@@ -138,6 +134,24 @@ class Experiment:
     def select(self, seed: int) -> Select:
         """The scenario's selection policy, with the draws of this seed."""
         return self.arm.build({**self.given, "seed": seed}, "select")
+
+
+@dataclass
+class AtVersion:
+    """Where the model's own way to learn depends on the version: judges by that of the one that is measured."""
+
+    experiment: Experiment
+    progress: Progress
+    judge: Callable[[Any], Measured]
+    changing: ClassVar[tuple[str, ...]] = ("judge",)
+
+    def __call__(self, params: Any) -> Measured:
+        """Metrics."""
+        trainer, evaluator, version = self.experiment.trainer, self.experiment.evaluator, self.progress.version
+        evaluator.indicators.version = version
+        if evaluator.robust is not None:
+            evaluator.robust = replace(evaluator.robust, source=trainer.plain_at(version))
+        return self.judge(params)
 
 
 def assemble(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -23,11 +24,26 @@ class Learner:
         optimizer: makes an optimizer for each.
     """
 
+    changing: ClassVar[tuple[str, ...]] = ("params", "remembered")
+
     def __init__(self, starts: Sequence[Tensor], layout: Layout, optimizer: Callable[[list[Tensor]], Optimizer]):
         self.params, self.layout = list(starts), layout
         """Each model as it is now, flat (P,); never written to, only replaced."""
         self.leaves = [{name: view.clone() for name, view in layout.unflatten(start).items()} for start in starts]
         self.optimizers = [optimizer(list(leaves.values())) for leaves in self.leaves]
+
+    @property
+    def remembered(self) -> list[Mapping[int, Any]]:
+        """What each optimizer does, by the number of the parameter."""
+        return [optimizer.state_dict()["state"] for optimizer in self.optimizers]
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        """Go on from models, and from what optimizers remembered."""
+        self.params = state["params"]
+        for model, (leaves, optimizer) in enumerate(zip(self.leaves, self.optimizers, strict=True)):
+            for name, view in self.layout.unflatten(self.params[model]).items():
+                leaves[name].copy_(view)
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state["remembered"][model]})
 
     def start(self, job: int) -> Tensor:
         """The model that a job's gradient is taken at, (P,)."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedsim.clock import FIRST_RANK, Moment, Steps
 from fedsim.simulation import Simulation
 from fedsim.trace import ARRIVE, TRAIN, UPLOAD, VERSION
-from fedsim.work import Deferred, Kept, LocalTask
+from fedsim.work import Deferred, Kept, Letter, LocalTask, Parts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from fedsim.defences import Guard
     from fedsim.progress import Progress
 
-Parts = tuple[Any, ...]
-"""What a message holds: vectors (P,) and numbers."""
 Verb = Generator["int | Moment", None, Any]
 
 Said = Callable[["Node", "Tensor"], "Tensor"]
@@ -65,6 +63,7 @@ class Node:
     post: dict[tuple[int, Hashable], Parts] = field(default_factory=dict, repr=False)
     """What has come and was not heard yet, by sender and subject, in order of arrival."""
     listening: list[Listener] = field(default_factory=list, repr=False)
+    changing: ClassVar[tuple[str, ...]] = ("params", "memory", "left", "post")
 
     def rounds(self) -> Iterator[int]:
         """0, 1, ...: a round is over when the next is asked for."""
@@ -82,7 +81,7 @@ class Node:
         duration = world.training_time(self.name, self.round, self.trainings, seen, self.work.flops)
         world.trace.add(world.clock.now, TRAIN, self.name, self.round)
         self.trainings += 1
-        pending = world.executor.submit(task, world.clock.now + duration, self.left)
+        pending = world.promise(task, world.clock.now + duration, self.left)
         yield duration
         if self.keeps:
             self.left = pending.keep()
@@ -96,14 +95,15 @@ class Node:
         if nbytes is None:
             nbytes = sum(NUMBER if isinstance(part, int | float) else self.work.up for part in parts)
         rank = FIRST_RANK + self.peers * (self.name + 1) + peer
-        self.world.clock.start(self._carry(peer, subject, parts, nbytes, rank), rank)
+        letter = self.world.holders.add(Letter(parts))
+        self.world.clock.start(self._carry(peer, subject, letter, nbytes, rank), rank)
 
-    def _carry(self, peer: int, subject: Hashable, parts: Parts, nbytes: int, rank: int) -> Steps:
+    def _carry(self, peer: int, subject: Hashable, letter: Letter, nbytes: int, rank: int) -> Steps:
         world, round = self.world, self.round
         world.trace.add(world.clock.now, UPLOAD, self.name, round, nbytes, peer=peer)
         yield from world.carrier.carry(self.name, peer, nbytes, rank, self.progress.uploaded)
         world.trace.add(world.clock.now, ARRIVE, self.name, round, nbytes, peer=peer)
-        self.neighbours[peer].accept(self.name, subject, parts)
+        self.neighbours[peer].accept(self.name, subject, letter.parts)
 
     def accept(self, peer: int, subject: Hashable, parts: Parts) -> None:
         """A message has come."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -46,6 +47,7 @@ class OwnModels:
     clients: bool = False
     """Show each client's metrics, and their standard deviations."""
     _last: tuple[list[Tensor | None], Measured] = field(default=([], Measured()), init=False)
+    changing: ClassVar[tuple[str, ...]] = ("_last",)
 
     def __call__(self, params: Tensor) -> Measured:
         """Of a server's model (P,). The same models as the last time are not measured again."""

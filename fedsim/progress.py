@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import Field
 
@@ -69,12 +69,16 @@ class Progress:
     """Told whenever a row is added."""
     watch: Callable[[Progress, int], None] = lambda progress, now: None
     """Told the virtual time whenever something worth showing has happened."""
+    look: Callable[[Progress], None] = lambda progress: None
+    """Told before anything else happens, and thus at a time at which nothing is half done."""
     patience: int = IN_VAIN
     version: int = 0
     updates: int = 0
     lost: int = 0
     down: int = 0
     up: int = 0
+    turns: int = 0
+    """How many things have happened: events, and measurements between them."""
     over: bool = False
     rows: list[Row] = field(default_factory=list)
     clients: list[dict[str, Any]] = field(default_factory=list)
@@ -89,6 +93,12 @@ class Progress:
     """What else is counted, by column."""
     horizon: int = 0
     """Nothing later than this may happen before the next measurement."""
+    changing: ClassVar[tuple[str, ...]] = ("rows", "clients", "probed", "tallies", "evaluate", "_measured")
+
+    def turned(self) -> None:
+        """Something is going to happen."""
+        self.look(self)
+        self.turns += 1
 
     def heard(self, now: int, pending: Deferred) -> None:
         """A local training has answered."""

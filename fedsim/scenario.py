@@ -23,6 +23,7 @@ from fedsim.errors import ScenarioError
 from fedsim.exams import EXAMS
 from fedsim.executors import EXECUTORS
 from fedsim.fleet import AVAILABILITY, DEVICES, PARTICIPATION, RATES, STRAGGLERS
+from fedsim.folder import sha256
 from fedsim.growth import GROWTH
 from fedsim.keys import Scenario
 from fedsim.mixing import GRAPHS, MERGE, MIXING
@@ -32,7 +33,6 @@ from fedsim.objectives import OBJECTIVES
 from fedsim.optimizers import OPTIMIZERS, adopted
 from fedsim.peers import COLLECTIVES, PEERS
 from fedsim.probes import PROBES
-from fedsim.results import sha256
 from fedsim.schema import Path, Schema
 from fedsim.selection import SELECT
 from fedsim.sources import SOURCES

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import ceil
-from typing import TYPE_CHECKING
 
 from fedsim.cell import Failure
 from fedsim.clock import FIRST_RANK, Cut, Moment, Steps
 from fedsim.server import ServerSimulation
 from fedsim.trace import START
-from fedsim.work import Update
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from fedsim.work import Release, Update
 
 Traffic = Callable[[int, int, int], Mapping[str, tuple[int, int]]]
 """Of how many clients have advertised keys, shared them and sent: bytes up and down of one client in each step."""
@@ -62,9 +58,9 @@ class SecureSimulation(ServerSimulation):
         self.step, self.awaited, self.present = step, set(clients), []
         self.door = Moment(self.clock, FIRST_RANK + len(self.fleet.devices))
 
-    def job(self, client: int, params: Tensor, version: int, sent: Tensor | None) -> Steps:
+    def job(self, client: int, release: Release) -> Steps:
         """What a started client does: four steps, and local training before the third."""
-        began, count = self.clock.now, len(self.members)
+        began, count, version = self.clock.now, len(self.members), release.version
         self.trace.add(began, START, client, version)
         try:
             sizes = self.traffic(count, count, count)
@@ -74,7 +70,7 @@ class SecureSimulation(ServerSimulation):
             yield from self.upload(client, sizes["share_keys"][0])
             yield from self.together(client)
             yield from self.download(client, sizes["share_keys"][1])
-            pending = yield from self.local(client, params, version, sent)
+            pending = yield from self.local(client, release)
             yield from self.upload(client, self.work.up)
             self.inputs[client] = self.arrived(client, version, began, pending)
             yield from self.together(client)

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
+from fedsim.readings import Readings
 from fedsim.rng import chance, stream
 from fedsim.units import Probability
 from fedsim.work import Update
@@ -131,6 +132,8 @@ class Oort(Select):
     duration: dict[int, int] = field(default_factory=dict, init=False)
     last: dict[int, int] = field(default_factory=dict, init=False)
     unread: list[Update] = field(default_factory=list, init=False)
+    readings: Readings = field(default_factory=Readings, init=False)
+    """Squared losses."""
 
     def choose(self, pool: Pool, count: int, turn: int) -> list[int]:
         """Explore the unknown, exploit the best of the known by chance in proportion to utility."""
@@ -168,7 +171,8 @@ class Oort(Select):
 
     def _read(self) -> None:
         for update in self.unread:
-            self.utility[update.client] = update.examples * sqrt(update.numbers.result().square_loss)
+            loss = self.readings.read(lambda update=update: update.numbers.result().square_loss)
+            self.utility[update.client] = update.examples * sqrt(loss)
             self.duration[update.client] = update.duration
         self.unread = []
 

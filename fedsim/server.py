@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fedsim.cell import Cell
 from fedsim.clock import CALENDAR, Clock, Steps
@@ -24,6 +24,7 @@ class ServerSimulation(Cell):
 
     wire: Wire | None = None
     """What its clients' changes go through."""
+    changing: ClassVar[tuple[str, ...]] = (*Cell.changing, "wire")
 
     def run(self) -> None:
         """From time 0 until a limit is reached; raises what `pass_time` does."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
+from typing import ClassVar
 
 import networkx as nx
 
@@ -15,11 +16,12 @@ from fedsim.carrier import Carrier
 from fedsim.clock import Clock, seldom_collected
 from fedsim.errors import Stalled
 from fedsim.fleet import Fleet
+from fedsim.holders import Holders
 from fedsim.progress import Model, Progress
 from fedsim.stalling import Stalling, Timing
 from fedsim.trace import Trace
 from fedsim.units import FOREVER, written_duration
-from fedsim.work import Executor
+from fedsim.work import Deferred, Executor, Kept, LocalTask
 
 
 @seldom_collected()
@@ -31,6 +33,7 @@ def pass_time(clock: Clock, progress: Progress, model: Model, state: Callable[[]
         TrainingFailed: if a client's local training breaks.
     """
     while not progress.over:
+        progress.turned()
         upcoming = clock.peek()
         if upcoming <= progress.horizon:
             clock.step()
@@ -53,10 +56,16 @@ class Simulation:
     """Whether each local training goes on from what the client's last one has left, whatever the algorithm."""
     stalling: Stalling | None = None
     """Who attacks by the time that they take."""
+    changing: ClassVar[tuple[str, ...]] = ("executor",)
 
     def __post_init__(self) -> None:
+        self.holders = Holders()
         self.clock = Clock()
         self.carrier = Carrier(self.clock, self.graph)
+
+    def promise(self, task: LocalTask, due: int, after: Kept | None = None) -> Deferred:
+        """The executor's: see `Executor.submit`."""
+        return self.holders.add(self.executor.submit(task, due, after))
 
     def timing(self, client: int, version: int) -> Timing | None:
         """What a client that attacks does with its time."""

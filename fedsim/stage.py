@@ -56,6 +56,13 @@ class Stage:
     progress: Progress
     select: Selects
     timing_only: bool
+    hollow: bool = False
+    """Whether numbers will be put in later."""
+
+    @property
+    def start(self) -> torch.Tensor:
+        """The first model, flat (P,); of no length where there are no numbers."""
+        return torch.zeros(0) if self.timing_only or self.hollow else self.experiment.params
 
     def flat(self) -> ServerSimulation:
         """One server, and everybody its client."""
@@ -151,10 +158,9 @@ class Stage:
         }
         algorithm = arm.build(given, "peers")
         self.refuse_what_peers_lack()
-        start = torch.zeros(0) if self.timing_only else experiment.params
         world = self.world(getattr(algorithm, "drift", None), synchronous=False)
         defence, said = experiment.hostility.peers(algorithm)
-        return Swarm(world, algorithm, experiment.work, self.progress, start, defence, said)
+        return Swarm(world, algorithm, experiment.work, self.progress, self.start, defence, said)
 
     def coded(self) -> CodedSimulation:
         """A master, and everybody its worker."""
@@ -231,8 +237,7 @@ class Stage:
 
     def aggregator(self, roster: Roster, *path: str) -> Aggregator:
         """The algorithm that stands at this path of the scenario."""
-        params = torch.zeros(0) if self.timing_only else self.experiment.params
-        given = {"params": params, "roster": roster, "local_momentum": self.experiment.trainer.momentum,
+        given = {"params": self.start, "roster": roster, "local_momentum": self.experiment.trainer.momentum,
                  "seed": self.experiment.arm.learning_seed, "trainer": self.experiment.trainer,
                  "model": self.experiment.evaluator.model, "classes": self.experiment.given["classes"]}  # fmt: skip
         return self.experiment.arm.build(given, *path)

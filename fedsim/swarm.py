@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from sys import maxsize
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from fedsim.clock import FIRST_RANK, Steps
 from fedsim.node import Node, Said, truth
@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 
 class PeerAlgorithm(Protocol):
-    """What every peer does. One that corrects local gradients says so by a `drift` (`fedsim.drift`)."""
+    """What every peer does. One that corrects local gradients says so by a `drift` (`fedsim.drift`).
+
+    One whose numbers are all its nodes' (`params`, `memory`, `post`) whenever it waits, and none in local variables but
+    promises, is `resumable`: a run can be taken up in the middle.
+    """
 
     def run(self, node: Node) -> Steps:
         """The life of one peer, as it yields what it waits for."""
@@ -44,6 +48,7 @@ class Swarm:
     version: int = field(default=0, init=False)
     done: Counter[int] = field(default_factory=Counter, init=False)
     """How many peers have done so many rounds."""
+    changing: ClassVar[tuple[str, ...]] = ("world", "defence", "nodes")
 
     def __post_init__(self) -> None:
         self.trace, self.clock = self.world.trace, self.world.clock

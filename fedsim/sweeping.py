@@ -21,7 +21,8 @@ from fedsim.conduct import Finished, conduct
 from fedsim.data import Dataset
 from fedsim.errors import RunFailed, ScenarioError
 from fedsim.experiment import assemble
-from fedsim.results import COMPARISON, Run, RunFolder, load
+from fedsim.folder import COMPARISON, RunFolder
+from fedsim.results import Run, load
 from fedsim.scenario import Arm
 from fedsim.timeline import timeline
 from fedsim.together import conduct_together

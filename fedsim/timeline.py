@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from fedsim.results import sha256
+from fedsim.folder import sha256
 from fedsim.server import ServerSimulation
 from fedsim.trace import Trace
 

@@ -11,8 +11,9 @@ from typing import cast
 from fedsim.abreast import pass_abreast
 from fedsim.conduct import write_yield
 from fedsim.experiment import Experiment
+from fedsim.folder import RunFolder
 from fedsim.progress import Progress
-from fedsim.results import RunFolder, load
+from fedsim.results import load
 from fedsim.server import ServerSimulation
 from fedsim.trace import Trace
 from fedsim.traffic import Federation, loaded

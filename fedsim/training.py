@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -79,6 +79,8 @@ class Trainer:
     Raises:
         ValueError: a model with BatchNorm or Dropout; an optimizer whose memory cannot be kept, if it has to be.
     """
+
+    changing: ClassVar[tuple[str, ...]] = ("paces",)
 
     def __init__(
         self, model: nn.Module, x: Tensor, y: Tensor, parts: Parts, batch: int,

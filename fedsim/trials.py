@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fedsim.errors import ScenarioError
-from fedsim.results import Run, load, sha256
+from fedsim.folder import sha256
+from fedsim.results import Run, load
 
 SEED = "seed"
 """The key of a scenario, and the axis of a grid, by which runs of one algorithm differ."""

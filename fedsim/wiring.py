@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedsim.eavesdropping import Eavesdropper, eavesdropper
 from fedsim.errors import ScenarioError
@@ -71,6 +71,7 @@ class Wire:
     eavesdropper: Eavesdropper | None = None
     replay: Trainer | None = None
     """By which the server makes changes of scores; None: changes are what travels."""
+    changing: ClassVar[tuple[str, ...]] = ("privacy", "eavesdropper")
 
     @classmethod
     def of(cls, experiment: Experiment, aggregator: Aggregator) -> Wire:

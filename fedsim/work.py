@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from weakref import ref
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +36,30 @@ class ClientState:
 
 
 STATELESS = ClientState()
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class Release:
+    """What a server gives out at a version, held by all who start from it."""
+
+    version: int
+    params: Tensor
+    """Flat (P,)."""
+    sent: Tensor | None = None
+    """What comes with the model, flat (P,), if anything does."""
+    changing: ClassVar[tuple[str, ...]] = ("params", "sent")
+
+
+Parts = tuple[Any, ...]
+"""What a message between peers holds: vectors (P,) and numbers."""
+
+
+@dataclass(slots=True, weakref_slot=True, eq=False)
+class Letter:
+    """A message between peers that is under way."""
+
+    parts: Parts
+    changing: ClassVar[tuple[str, ...]] = ("parts",)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,8 +130,9 @@ class Deferred:
     """Whether its update has been heard: what synchronous algorithms may train without waste."""
     after: Kept | None = None
     """What the client's last training has left or will leave with it, if this one goes on from that."""
-    kept: Kept | None = None
-    """What this one will leave with the client, if somebody cares."""
+    heir: ref[Kept] | None = None
+    """To what this one will leave with the client."""
+    changing: ClassVar[tuple[str, ...]] = ("task", "due", "value", "arrived", "after", "kept")
 
     def result(self) -> LocalResult:
         """The numbers, computed now if they were not yet."""
@@ -117,15 +143,25 @@ class Deferred:
 
     def keep(self) -> Kept:
         """What this leaves with its client, now or when it runs."""
-        self.kept = Kept(self) if self.value is None else Kept(None, self.value.kept)
-        return self.kept
+        kept = Kept(self) if self.value is None else Kept(None, self.value.kept)
+        self.kept = kept
+        return kept
+
+    @property
+    def kept(self) -> Kept | None:
+        """What this one will leave with the client, as long as somebody cares."""
+        return None if self.heir is None else self.heir()
+
+    @kept.setter
+    def kept(self, kept: Kept | None) -> None:
+        self.heir = None if kept is None else ref(kept)
 
     def __repr__(self) -> str:  # must not make it run
         state = "pending" if self.value is None else "ready"
         return f"<Deferred client={self.task.client} due={self.due} {state}>"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class Kept:
     """What a training leaves with its client. It outlives the training's other numbers."""
 
@@ -148,6 +184,10 @@ class Executor(Protocol):
 
     def submit(self, task: LocalTask, due: int, after: Kept | None = None) -> Deferred:
         """Promise the result of a task that goes on from what the client's last one left, if that is given."""
+        ...
+
+    def expect(self, pending: Deferred) -> None:
+        """Take over a promise that was made before."""
         ...
 
     def compute(self, wanted: Deferred) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedsim.defences.defence import Defence, Guard, Sender
 from fedsim.drift import Drift
+from fedsim.readings import Readings
 from fedsim.roster import Census, Roster
 from fedsim.work import Update
 
@@ -74,6 +75,8 @@ class Aggregator(ABC):
     """Told what became of a step's updates."""
     counted: Tensor | None = field(default=None, init=False, repr=False)
     """How much each of the last step's sound updates counted, (m,), where a defence said so."""
+    readings: Readings = field(default_factory=Readings, init=False, repr=False)
+    """Who was refused for their numbers."""
 
     synchronous: ClassVar[bool] = False
     """Whether updates that come too late are thrown away."""
@@ -196,7 +199,7 @@ class Aggregator(ABC):
 
     def is_sound(self, update: Update) -> bool:
         """Whether its numbers can be used; else it is refused. Reading them may train."""
-        fault = self.fault_of(update)
+        fault: Fault | None = self.readings.read(lambda: self.fault_of(update))
         if fault:
             self.refused.append(Refusal(update.client, update.version, fault))
         return fault is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import floor
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -145,6 +145,7 @@ class Jury:
     seen: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
     """Updates by whether they lie."""
     counted: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})
+    changing: ClassVar[tuple[str, ...]] = ("seen", "counted")
 
     def __post_init__(self) -> None:
         self._tell()

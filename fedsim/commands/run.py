@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from fedsim.commands.options import DataFolder, Json, Overrides, ScenarioFile
+from fedsim.commands.options import DataFolder, Device, Json, Overrides, ScenarioFile
 from fedsim.errors import ExtraMissing, ScenarioError
-from fedsim.results import Run
+
+if TYPE_CHECKING:
+    from fedsim.results import Run
 
 MANY = 24
 """More runs than this are no table that anybody reads."""
@@ -23,7 +25,7 @@ def run(
     data: DataFolder = None,
     out: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
     workers: Annotated[int, typer.Option(help="Runs of a comparison at a time.", min=1)] = 1,
-    device: Annotated[str, typer.Option(help="Where numbers are computed: cpu, cuda, or cuda:1.")] = "cpu",
+    device: Device = "cpu",
     flower_app: Annotated[
         Path | None, typer.Option(help="A Flower app to run in virtual time; FILE is a fleet file.")
     ] = None,
@@ -34,8 +36,6 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a scenario, or a Flower app on a fleet: print what it took and write a run folder."""
-    from fedsim.terminal import copies, epsilons, table, verdict
-
     changes = overrides or []
     if flower_app is not None:
         result = run_flower_app(flower_app, scenario, *changes, run_config=run_config or [], data=data, out=out)
@@ -43,6 +43,13 @@ def run(
         raise ScenarioError("--run-config: changes the run config of a --flower-app, and there is none")
     else:
         result = run_scenario(scenario, *changes, data=data, out=out, workers=workers, device=device)
+    show(result, as_json)
+
+
+def show(result: Run, as_json: bool) -> None:
+    """Print what a run has come to."""
+    from fedsim.terminal import copies, epsilons, table, verdict
+
     if as_json:
         last = {arm.label: arm.metrics.iloc[-1].to_dict() for arm in result.arms}
         typer.echo(json.dumps({"path": str(result.path), "runs": last}))

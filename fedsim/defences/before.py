@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ class NearestNeighbourMixing(Defence):
 
     rule: Defence
     liars: Some
+    changing: ClassVar[tuple[str, ...]] = ("rule",)
 
     @property
     def least(self) -> int:
@@ -43,6 +45,7 @@ class Bucketing(Defence):
     rule: Defence
     size: Count = 2
     seed: int = 0
+    changing: ClassVar[tuple[str, ...]] = ("rule",)
 
     @property
     def liars(self) -> int:  # type: ignore[override]

@@ -52,8 +52,8 @@ def _wave(train: Train, company: Sequence[Deferred]) -> None:
         if not isfinite(result.loss):
             raise _failure([deferred], f"its loss is {result.loss}: it diverged (lower the learning rate?)")
         deferred.value = result
-        if deferred.kept is not None:
-            deferred.kept.maker, deferred.kept.state = None, result.kept
+        if (kept := deferred.kept) is not None:
+            kept.maker, kept.state = None, result.kept
 
 
 def _blame(train: Train, company: Sequence[Deferred], cause: Exception) -> TrainingFailed:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from fedsim.executors.computing import Train, compute
 from fedsim.work import Deferred, Kept, LocalTask
 
 
 class Inline:
     """The plainest meaning of local training, and so the oracle of the other executors."""
+
+    changing: ClassVar[tuple[str, ...]] = ("trained",)
 
     def __init__(self, train: Train):
         self.train = train
@@ -16,8 +20,12 @@ class Inline:
     def submit(self, task: LocalTask, due: int, after: Kept | None = None) -> Deferred:
         """Train now."""
         deferred = Deferred(task, due, self, after=after)
-        self.compute(deferred)
+        self.expect(deferred)
         return deferred
+
+    def expect(self, pending: Deferred) -> None:
+        """Train it now."""
+        self.compute(pending)
 
     def compute(self, wanted: Deferred) -> None:
         """Train this one."""

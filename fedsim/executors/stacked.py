@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-from weakref import WeakSet
+from typing import Annotated, ClassVar
+from weakref import WeakKeyDictionary
 
 from pydantic import Field
 
@@ -20,6 +20,8 @@ class Stacked:
     flight is read in the end; for synchronous ones it would train the over-selected that come too late.
     """
 
+    changing: ClassVar[tuple[str, ...]] = ("trained",)
+
     def __init__(
         self,
         train: Train,
@@ -34,19 +36,25 @@ class Stacked:
         self.batch = max(1, min(worth, budget // max(1, row_bytes)))
         self.ahead = not synchronous if ahead is None else ahead
         self.trained = 0
-        self.pending: WeakSet[Deferred] = WeakSet()
+        self.pending: WeakKeyDictionary[Deferred, None] = WeakKeyDictionary()
+        """In the order of asking."""
 
     def submit(self, task: LocalTask, due: int, after: Kept | None = None) -> Deferred:
         """Promise it."""
         deferred = Deferred(task, due, self, after=after)
-        self.pending.add(deferred)
+        self.expect(deferred)
         return deferred
+
+    def expect(self, pending: Deferred) -> None:
+        """Remember that somebody will want it."""
+        self.pending[pending] = None
 
     def compute(self, wanted: Deferred) -> None:
         """Train this one, together with those that are due next."""
-        self.pending.discard(wanted)
+        self.pending.pop(wanted, None)
         computed = compute(self.train, [wanted, *self.company()])
-        self.pending.difference_update(computed)
+        for deferred in computed:
+            self.pending.pop(deferred, None)
         self.trained += len(computed)
 
     def company(self) -> list[Deferred]:

@@ -26,8 +26,9 @@ from fedsim.flower.superlink import SuperLink
 from fedsim.flower.supernode import Nap
 from fedsim.flower.virtual_grid import VirtualGrid
 from fedsim.flower.watch import worn
+from fedsim.folder import RunFolder
 from fedsim.progress import Progress, Until
-from fedsim.results import Run, RunFolder, load
+from fedsim.results import Run, load
 from fedsim.scenario import Arm, checked, digest
 from fedsim.trace import Trace
 from fedsim.traffic import Federation, loaded

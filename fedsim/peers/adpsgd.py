@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import networkx as nx
 
@@ -27,6 +27,7 @@ class ADPSGD:
 
     graph: Any = "ring"
     seed: int = 0
+    resumable: ClassVar[bool] = True
 
     @cached_property
     def neighbours(self) -> dict[int, list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from fedsim.peers.exchange import Mixes
 
@@ -18,6 +18,8 @@ class DPSGD(Mixes):
 
     The gradient is that of the model before mixing, so training and exchange take place at the same time.
     """
+
+    resumable: ClassVar[bool] = True
 
     def run(self, node: Node) -> Steps:
         """One peer."""

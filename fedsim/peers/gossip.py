@@ -32,6 +32,7 @@ class Gossip(Mixes):
     collective: Any = Ring()
     exchanges_models: ClassVar[bool] = True
     """Whether all that it sends are models, so that peers can lie about them, and be defended against that."""
+    resumable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,6 +52,8 @@ class Gossip(Mixes):
 @dataclass(frozen=True)
 class Local:
     """Everybody for itself."""
+
+    resumable: ClassVar[bool] = True
 
     def run(self, node: Node) -> Steps:
         """One peer."""

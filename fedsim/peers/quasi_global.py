@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -25,6 +25,7 @@ class QGDSGDm(Mixes):
 
     beta: Annotated[float, Field(ge=0, lt=1)] = 0.9
     mu: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    resumable: ClassVar[bool] = True
 
     def run(self, node: Node) -> Steps:
         """One peer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import networkx as nx
 
@@ -26,6 +26,7 @@ class RelaySGD:
     """
 
     graph: Any = "spanning_tree"
+    resumable: ClassVar[bool] = True
 
     @cached_property
     def neighbours(self) -> dict[int, list[int]]:

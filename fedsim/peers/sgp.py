@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedsim.peers.exchange import Mixes
 from fedsim.vector import total
@@ -22,6 +22,7 @@ class SGP(Mixes):
     """
 
     mixing: Any = "one_peer_exponential"
+    resumable: ClassVar[bool] = True
 
     def run(self, node: Node) -> Steps:
         """One peer; `node.params` is z."""

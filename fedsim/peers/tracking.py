@@ -30,6 +30,7 @@ class GradientTracking(Mixes):
     """
 
     drift: ClassVar[Offset] = Offset()
+    resumable: ClassVar[bool] = True
 
     def run(self, node: Node) -> Steps:
         """One peer."""

@@ -134,6 +134,7 @@ class Privacy:
     """The clip norm for each server version that it was changed at."""
     bound: float = field(default=0.0, init=False)
     """At present."""
+    changing: ClassVar[tuple[str, ...]] = ("bounds", "bound")
 
     def __post_init__(self) -> None:
         if self.clip is not None:
