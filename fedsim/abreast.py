@@ -74,7 +74,7 @@ class Lanes:
             self.active.pop(number).apart = True
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class Together:
     """What each has promised, or kept, by number: one pending result where time passes."""
 

@@ -7,18 +7,10 @@ from tempfile import TemporaryDirectory
 import pytest
 import yaml
 from drawn import BASE, scenarios
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import given, note, settings
 
 import fedsim
 from fedsim.errors import RunFailed, ScenarioError
-
-CALM = settings(
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
-"""The same examples every time: what is found by chance belongs into a test of its own."""
 
 
 def outcome(scenario) -> str:
@@ -36,7 +28,7 @@ def outcome(scenario) -> str:
         return "ended"
 
 
-@settings(CALM, max_examples=60)
+@settings(max_examples=60)
 @given(scenarios())
 def test_any_scenario_ends_or_says_why_not(scenario) -> None:
     note(yaml.safe_dump(scenario))
@@ -44,7 +36,7 @@ def test_any_scenario_ends_or_says_why_not(scenario) -> None:
 
 
 @pytest.mark.soak
-@settings(CALM, max_examples=3000, derandomize=False)
+@settings(max_examples=3000, derandomize=False)
 @given(scenarios(6))
 def test_many_scenarios_end_or_say_why_not(scenario) -> None:
     note(yaml.safe_dump(scenario))

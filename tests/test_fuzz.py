@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fedsim
@@ -14,11 +14,6 @@ from fedsim.scenario import read
 
 ROOT = Path(__file__).parent.parent
 VALID = (ROOT / "scenarios" / "quickstart.yaml").read_bytes()
-CALM = settings(
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 
 BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
@@ -63,28 +58,28 @@ def test_bytes_that_are_no_scenario_are_refused(tmp_path, name) -> None:
     assert "x.yaml" in said
 
 
-@settings(CALM, max_examples=150)
+@settings(max_examples=150)
 @given(st.binary(max_size=60))
 def test_any_bytes(tmp_path, content) -> None:
     (path := tmp_path / "x.yaml").write_bytes(content)
     assert refused_or_read(path) != "nothing"
 
 
-@settings(CALM, max_examples=150)
+@settings(max_examples=150)
 @given(st.integers(0, len(VALID)), st.integers(0, 12), st.binary(max_size=6))
 def test_a_scenario_with_a_few_bytes_changed(tmp_path, start, length, put) -> None:
     (path := tmp_path / "x.yaml").write_bytes(VALID[:start] + put + VALID[start + length :])
     assert refused_or_read(path) != "nothing"
 
 
-@settings(CALM, max_examples=150)
+@settings(max_examples=150)
 @given(st.text(alphabet="seed:{}[]&*!|>-?#, \n\t'\"0x1e.~=<%@`", max_size=40))
 def test_signs_that_mean_something_to_yaml(tmp_path, text) -> None:
     (path := tmp_path / "x.yaml").write_text(text)
     assert refused_or_read(path) != "nothing"
 
 
-@settings(CALM, max_examples=100)
+@settings(max_examples=100)
 @given(st.text(alphabet="seed.local=0123[]{}:,- x", max_size=20))
 def test_any_override(text) -> None:
     assert refused_or_read(ROOT / "scenarios" / "quickstart.yaml", text) != "nothing"
@@ -112,7 +107,7 @@ READ = {
 
 
 @pytest.mark.parametrize("name", READ)
-@settings(CALM, max_examples=25)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_damaged_run_folder_is_read_or_refused(finished, name, data) -> None:
     path = finished / name
