@@ -14,7 +14,6 @@ from fedsim.scenario import read
 
 ROOT = Path(__file__).parent.parent
 VALID = (ROOT / "scenarios" / "quickstart.yaml").read_bytes()
-)
 
 BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12))
 
