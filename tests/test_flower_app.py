@@ -615,6 +615,14 @@ def test_the_command_line(tmp_path) -> None:
         CliRunner().invoke(commands, ["run", str(fleet), "-c", "lr=1"], catch_exceptions=False)
 
 
+def test_the_shipped_app_runs_on_the_shipped_phones(tmp_path) -> None:
+    shipped = APPS.parent.parent / "scenarios" / "flower"
+    run = run_app(shipped / "digits_app", shipped / "phones.yaml", "fleet.clients=4", out=tmp_path,
+                  run_config=["num-server-rounds=2"])  # fmt: skip
+    assert run.metrics.accuracy.iloc[-1] > 0.2
+    assert run.metrics.time_s.iloc[-1] > 10
+
+
 def test_the_picture_of_the_network_knows_such_runs(tmp_path) -> None:
     _, run = ran(NUMPY, tmp_path, "num-server-rounds=1")
     assert run.links.bytes.sum() == 2 * (run.metrics.bytes_down.iloc[-1] + run.metrics.bytes_up.iloc[-1])

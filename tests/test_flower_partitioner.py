@@ -71,6 +71,9 @@ def test_every_example_goes_to_one_client_and_a_seed_decides(partitioners, name)
 
 def test_a_scenario_names_it_and_its_own_arguments_win(partitioners, tmp_path) -> None:
     result = fedsim.run(SMALL, out=tmp_path, picture=False)
+    assert fedsim.run(
+        SMALL, "data.digits.partition={flower: {partitioner: IidPartitioner}}", out=tmp_path, picture=False
+    ).finished
     assert result.receipt["counts"]["versions"] == 1
     data = dataset()
     by_hand = partitioners.DirichletPartitioner(8, "label", 0.3, min_partition_size=1, seed=7)

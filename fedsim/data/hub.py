@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
 from types import ModuleType
@@ -39,8 +39,8 @@ class FlowerPartitioner:
     """
 
     partitioner: Any
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Of its constructor."""
+    arguments: Mapping[str, Any] | None = None
+    """Of its constructor; None: no others."""
     cover: ClassVar[bool] = False
 
     def split(self, dataset: Dataset, clients: int, seed: int) -> Parts:
@@ -80,6 +80,6 @@ class FlowerPartitioner:
         given = {"num_partitions": clients, "seed": key(seed, "partition") % 2**32, "partition_by": "label"}
         taken = {name: value for name, value in given.items() if name in signature(kind).parameters}
         try:
-            return kind(**{**taken, **self.arguments})
+            return kind(**{**taken, **(self.arguments or {})})
         except (TypeError, ValueError) as error:
             raise ScenarioError(f"partitioner {name}: {error}") from error
