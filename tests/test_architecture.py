@@ -50,7 +50,6 @@ TIME = [
     "trials",
     "reaching",
     "significance",
-    "contest",
     "sinks",
     "layout",
     "drawing",
@@ -100,6 +99,7 @@ FORBIDDEN = [
     "torch.load(",
 ]
 ABOVE_ALL = {
+    "contest",
     "report",
     "scenario",
     "describe",
