@@ -16,11 +16,11 @@ import fedsim
 from fedsim.__main__ import main
 from fedsim.bill import Rates
 from fedsim.errors import ScenarioError, Stalled
-from fedsim.report import page, write_report
+from fedsim.report import activity, page, write_report
 from fedsim.report.curves import GRID, curves
 from fedsim.report.explained import Explained
 from fedsim.report.view import View
-from fedsim.spans import spans
+from fedsim.spans import presence, spans
 from fedsim.traffic import Federation
 from fedsim.trials import algorithms, gathered
 from fedsim.waits import Crowd, waits
@@ -154,6 +154,27 @@ def test_failed_and_unfinished_runs_say_so_on_top(tmp_path) -> None:
     for part in (run.path / "trace.parquet").iterdir():
         part.unlink()
     assert titles(fedsim.load(run.path)) == ["At a glance", "Receipt"]
+
+
+def test_of_many_spans_those_of_wanted_clients_come_first(trained, monkeypatch) -> None:
+    monkeypatch.setattr(activity, "MOST_SPANS", 7)
+    drawn = activity.timeline(spans(trained.trace), range(6), [4, 99], trained.metrics.time_s.max())
+    assert drawn["kept"] < drawn["clients"] == 6
+    assert 4 in drawn["first"]
+    held = np.frombuffer(b64decode(drawn["client"]), "<i4")
+    assert set(held) == set(drawn["first"])
+    assert (held == 4).sum() == (spans(trained.trace).client == 4).sum()
+
+
+def test_counts_add_up_to_all_that_was_done(trained) -> None:
+    known, seconds = spans(trained.trace), trained.trace.time.max() / 1e6
+    chart = activity.counts(known, presence(trained.trace), seconds)
+    for trace in chart.figure["data"]:
+        mean = np.frombuffer(b64decode(trace["y"]["bdata"])).mean()
+        own = known[known.phase == trace["name"]]
+        done = (own.end - own.begin).sum() / 1e6
+        assert mean * seconds == pytest.approx(done if trace["name"] != "waits" else 6 * seconds - (
+            known.end - known.begin).sum() / 1e6)  # fmt: skip
 
 
 EVIL = '</script><script>window.evil = 1</script><img src=x onerror="window.evil = 2">&amp;{{ 7 * 7 }}'

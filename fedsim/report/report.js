@@ -42,7 +42,7 @@ function timeline(node) {
     const chosen = numbersOf(node.querySelector("input").value);
     const shown = known.filter(chosen ?? (client => told.first.includes(client)));
     node.querySelector(".count").textContent = `${shown.length} of ${told.clients} clients` +
-      (told.kept < told.clients ? `; this page holds the spans of ${told.kept}` : "");
+      (told.kept < told.clients ? `; this page holds what ${told.kept} of them did, --client N adds others` : "");
     drawTimeline(node.querySelector(".chart"), told, spans, shown);
   };
   node.querySelector("input").addEventListener("input", draw);

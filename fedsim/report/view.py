@@ -41,6 +41,8 @@ class View:
 
     run: Run
     rates: Rates
+    wanted: Sequence[int] = ()
+    """Clients whose spans are to be there, however many others have some."""
 
     @cached_property
     def status(self) -> tuple[str, str]:
@@ -149,8 +151,8 @@ class View:
         here = presence(self._trace)
         here = here.loc[here.client < self._federation.clients]
         own = self._spans.loc[self._spans.client < self._federation.clients]
-        waited_for = [int(client) for client in self._explained.by_client.index]
-        drawn = timeline(self._spans, range(self._federation.clients + self._federation.edges), waited_for,
+        first = [*self.wanted, *map(int, self._explained.by_client.index)]
+        drawn = timeline(self._spans, range(self._federation.clients + self._federation.edges), first,
                          self._seconds)  # fmt: skip
         note = PEERS_NOTE if self._peers else ""
         charts = [] if self._peers else [counts(own, here, self._seconds)]
