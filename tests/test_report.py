@@ -69,6 +69,17 @@ def test_without_training_too(tmp_path, base) -> None:
     assert len(blocks(write_report([run.path]).read_text())) > 8
 
 
+def test_masked_rounds_name_nobody(tmp_path) -> None:
+    masked = {"aggregator": {"fedavg": {"cohort": 3, "weights": "uniform"}}, "wire": {"secure": {"bound": 1.0}}}
+    run = fedsim.run(SERVED | masked, out=tmp_path, picture=False)
+    time = section(run, "Where time went")
+    assert "no client is named" in time.note
+    assert not time.tables
+    names = [column.name for column in section(run, "Clients").tables[0].columns]
+    assert "waited for" not in names
+    assert len(blocks(write_report([run.path]).read_text())) > 8
+
+
 def test_the_clients_table_is_what_the_trace_says(trained) -> None:
     [table] = section(trained, "Clients").tables
     names = [column.name for column in table.columns]
@@ -100,7 +111,7 @@ def test_sentences_about_what_is_no_arrival(trained) -> None:
     told = Explained(waits(trained.trace), spans(trained.trace), None, peers=False)
     wait = {"version": 2, "since": 0, "time": 8_000_000, "client": 0, "server": -1}
     assert told.sentence(wait | {"cause": "loss"}, "version") == "version 2 waited 8.0 s until client 0 was lost"
-    clock = "version 2 waited 8.0 s for the clock, not for an arrival"
+    clock = "version 2 waited 8.0 s until its time was up, not for an arrival"
     assert told.sentence(wait | {"cause": "clock"}, "version") == clock
     assert told.sentence(wait | {"cause": "training"}, "round") == "round 2 waited 8.0 s for client 0's own work"
 

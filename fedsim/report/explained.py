@@ -99,7 +99,7 @@ class Explained:
         began = f"{name} {wait['version']} waited {clock((wait['time'] - wait['since']) / SECOND)}"
         who = self.name(wait["client"])
         if wait["cause"] == "clock":
-            return f"{began} for the clock, not for an arrival"
+            return f"{began} until its time was up, not for an arrival"
         if wait["cause"] == "loss":
             return f"{began} until {who} was lost"
         if wait["cause"] == "training":
@@ -134,7 +134,7 @@ class Explained:
 
 
 def _legend(part: str) -> str:
-    return "before it began" if part == "before" else WORDS[part]
+    return "before, or by the clock" if part == "before" else WORDS[part]
 
 
 def _listed(numbers: Sequence[int]) -> str:

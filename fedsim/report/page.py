@@ -90,7 +90,10 @@ def data(value: Any) -> Any:
 
 
 def _title(paths: Sequence[Path | str], runs: Sequence[Run]) -> str:
-    return load(paths[0]).label if len(paths) == 1 else f"{len(runs)} runs"
+    if len(paths) > 1:
+        return f"{len(runs)} runs"
+    run = load(paths[0])
+    return run.label if run.label == run.path.parent.name else f"{run.path.parent.parent.name}: {run.label}"
 
 
 def overview(runs: Sequence[Run]) -> list[Section]:
