@@ -42,7 +42,12 @@ class Contest:
 
     def title(self, measure: str) -> str:
         """What a measure says."""
-        return f"{self.metric} {END}" if measure == END else f"{measure} to {self.metric} {self.target:g}"
+        return f"{self.metric} {END}" if measure == END else f"{measure} to {self.goal}"
+
+    @property
+    def goal(self) -> str:
+        """The target."""
+        return f"{self.metric} {self.target:g}"
 
     def measures(self) -> list[str]:
         """In order."""
@@ -57,15 +62,16 @@ class Contest:
         known = {(outcome.label, outcome.measure): outcome for outcome in self.outcomes}
         rows = [(label, str(len(known[label, END].values)), *(written(known[label, measure])
                  for measure in self.measures())) for label in labels]  # fmt: skip
-        return _table("means over seeds, and half their 95 % intervals",
-                      ("algorithm", "seeds", *map(self.title, self.measures())), rows)  # fmt: skip
+        costs = "" if self.target is None else f"; what reaching {self.goal} costs"
+        return _table(f"means over seeds, and half their 95 % intervals: {self.metric} {END}{costs}",
+                      ("algorithm", "seeds", *self.measures()), rows)  # fmt: skip
 
     def _pairs(self) -> Table:
-        rows = [(one.second, one.first, self.title(one.measure), effect(one), _number(one.test.size, "{:+.2f}"),
+        rows = [(one.second, one.first, one.measure, effect(one), _number(one.test.size, "{:+.2f}"),
                  one.test.method, _number(one.test.p, "{:.3g}"), _number(one.adjusted, "{:.3g}"))
                 for one in self.differences]  # fmt: skip
         title = f"{len(rows)} comparisons; p by Holm is corrected for all of them"
-        return _table(title, ("algorithm", "against", "in", "by (95 % interval)", "d", "test", "p", "p by Holm"), rows)
+        return _table(title, ("algorithm", "against", "in", "by (95 % interval)", "d", "test", "p", "p, Holm"), rows)
 
     def json(self) -> dict[str, Any]:
         """All of it, as plain data; what is not known is null."""
@@ -117,7 +123,7 @@ def written(outcome: Outcome) -> str:
     """A mean as people read it; where some runs never reached the target, in how many, and from where on."""
     write, seeds = WRITE[outcome.measure], len(outcome.values)
     if outcome.never:
-        return f"never reached by {len(outcome.never)} of {seeds}; mean above {write(outcome.mean)}"
+        return f"above {write(outcome.mean)} (never: {len(outcome.never)} of {seeds})"
     return write(outcome.mean) + ("" if outcome.half is None else f" ±{write(outcome.half)}")
 
 
@@ -125,7 +131,7 @@ def effect(difference: Difference) -> str:
     """How much more or less it is."""
     test, form = difference.test, "{:+.4f}" if difference.measure == END else "{:.3g}x"
     if not isfinite(test.effect):
-        return f"{test.unknown} of {difference.shared} pairs unknown" if test.unknown else ""
+        return f"not known of {test.unknown} of {difference.shared} pairs" if test.unknown else ""
     low, high = (form.format(end) for end in (test.low, test.high))
     return form.format(test.effect) + (f" ({low} to {high})" if isfinite(test.low) else "")
 

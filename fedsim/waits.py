@@ -54,14 +54,18 @@ def _last_of_rounds(rows: pd.DataFrame, steps: np.ndarray) -> np.ndarray:
 
 
 def _of_peers(rows: pd.DataFrame, steps: np.ndarray) -> pd.DataFrame:
-    """By the message that a peer heard just before it ended its round, at the same instant; else by its training."""
+    """By the message that a peer heard just before it ended its round, at the same instant; else by its training.
+
+    Before a message is sent, its sender trains.
+    """
     time, own = rows.time.to_numpy()[steps], rows.client.to_numpy()[steps]
     before = rows.iloc[np.maximum(steps - 1, 0)]
     heard = ((before.kind == "arrive") & (before.time == time) & (before.peer == own)).to_numpy()
     client = np.where(heard, before.client, own)
     messages = spans(rows).query("peer >= 0").groupby(["client", "peer", "end"]).begin.max()
     sent = messages.reindex(pd.MultiIndex.from_arrays([client, own, time])).fillna(0).to_numpy(dtype=np.int64)
-    begun = np.where(heard, sent, rows.time.to_numpy()[_last(rows, "train", client, steps)])
+    sending = np.where(heard, np.searchsorted(rows.time.to_numpy(), sent, side="right"), steps)
+    begun = rows.time.to_numpy()[_last(rows, "train", client, sending)]
     cuts = [begun, begun, np.where(heard, sent, time)]
     since = np.append(0, time)[: len(time)]
     return _spent(rows, steps, since, np.where(heard, "arrival", "training"), client, cuts)

@@ -57,7 +57,6 @@ TIME = [
     "trials",
     "reaching",
     "significance",
-    "contest",
     "sinks",
     "calibration",
     "layout",
@@ -108,6 +107,7 @@ FORBIDDEN = [
     "torch.load(",
 ]
 ABOVE_ALL = {
+    "contest",
     "report",
     "scenario",
     "describe",

@@ -192,7 +192,7 @@ def test_from_the_command_line(folders, tmp_path, monkeypatch, capsys) -> None:
     target = tmp_path / "compare.png"
     assert command(monkeypatch, *folders, "--target", "0.8", "--out", str(target)) == 0
     said = capsys.readouterr().out
-    assert "never reached by 4 of 4" in said
+    assert "(never: 4 of 4)" in said
     assert "sign test" in said
     assert "Holm" in said
     with Image.open(target) as picture:

@@ -16,11 +16,11 @@ import fedsim
 from fedsim.__main__ import main
 from fedsim.bill import Rates
 from fedsim.errors import ScenarioError, Stalled
-from fedsim.report import page, write_report
+from fedsim.report import activity, page, write_report
 from fedsim.report.curves import GRID, curves
 from fedsim.report.explained import Explained
 from fedsim.report.view import View
-from fedsim.spans import spans
+from fedsim.spans import presence, spans
 from fedsim.traffic import Federation
 from fedsim.trials import algorithms, gathered
 from fedsim.waits import Crowd, waits
@@ -69,6 +69,17 @@ def test_without_training_too(tmp_path, base) -> None:
     assert len(blocks(write_report([run.path]).read_text())) > 8
 
 
+def test_masked_rounds_name_nobody(tmp_path) -> None:
+    masked = {"aggregator": {"fedavg": {"cohort": 3, "weights": "uniform"}}, "wire": {"secure": {"bound": 1.0}}}
+    run = fedsim.run(SERVED | masked, out=tmp_path, picture=False)
+    time = section(run, "Where time went")
+    assert "no client is named" in time.note
+    assert not time.tables
+    names = [column.name for column in section(run, "Clients").tables[0].columns]
+    assert "waited for" not in names
+    assert len(blocks(write_report([run.path]).read_text())) > 8
+
+
 def test_the_clients_table_is_what_the_trace_says(trained) -> None:
     [table] = section(trained, "Clients").tables
     names = [column.name for column in table.columns]
@@ -100,7 +111,7 @@ def test_sentences_about_what_is_no_arrival(trained) -> None:
     told = Explained(waits(trained.trace), spans(trained.trace), None, peers=False)
     wait = {"version": 2, "since": 0, "time": 8_000_000, "client": 0, "server": -1}
     assert told.sentence(wait | {"cause": "loss"}, "version") == "version 2 waited 8.0 s until client 0 was lost"
-    clock = "version 2 waited 8.0 s for the clock, not for an arrival"
+    clock = "version 2 waited 8.0 s until its time was up, not for an arrival"
     assert told.sentence(wait | {"cause": "clock"}, "version") == clock
     assert told.sentence(wait | {"cause": "training"}, "round") == "round 2 waited 8.0 s for client 0's own work"
 
@@ -154,6 +165,27 @@ def test_failed_and_unfinished_runs_say_so_on_top(tmp_path) -> None:
     for part in (run.path / "trace.parquet").iterdir():
         part.unlink()
     assert titles(fedsim.load(run.path)) == ["At a glance", "Receipt"]
+
+
+def test_of_many_spans_those_of_wanted_clients_come_first(trained, monkeypatch) -> None:
+    monkeypatch.setattr(activity, "MOST_SPANS", 7)
+    drawn = activity.timeline(spans(trained.trace), range(6), [4, 99], trained.metrics.time_s.max())
+    assert drawn["kept"] < drawn["clients"] == 6
+    assert 4 in drawn["first"]
+    held = np.frombuffer(b64decode(drawn["client"]), "<i4")
+    assert set(held) == set(drawn["first"])
+    assert (held == 4).sum() == (spans(trained.trace).client == 4).sum()
+
+
+def test_counts_add_up_to_all_that_was_done(trained) -> None:
+    known, seconds = spans(trained.trace), trained.trace.time.max() / 1e6
+    chart = activity.counts(known, presence(trained.trace), seconds)
+    for trace in chart.figure["data"]:
+        mean = np.frombuffer(b64decode(trace["y"]["bdata"])).mean()
+        own = known[known.phase == trace["name"]]
+        done = (own.end - own.begin).sum() / 1e6
+        assert mean * seconds == pytest.approx(done if trace["name"] != "waits" else 6 * seconds - (
+            known.end - known.begin).sum() / 1e6)  # fmt: skip
 
 
 EVIL = '</script><script>window.evil = 1</script><img src=x onerror="window.evil = 2">&amp;{{ 7 * 7 }}'

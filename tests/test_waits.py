@@ -97,7 +97,7 @@ def test_peers_by_hand() -> None:
     found = waits(trace)
     columns = ["server", "version", "since", "time", "cause", "client", "before", "download", "train", "upload"]
     assert found[columns].to_numpy().tolist() == [
-        [1, 1, 0, 9, "arrival", 0, 4, 0, 0, 5],
+        [1, 1, 0, 9, "arrival", 0, 0, 0, 4, 5],
         [1, 2, 9, 15, "training", 1, 0, 0, 6, 0],
     ]
     trainings = spans(trace).query("phase == 'train'")

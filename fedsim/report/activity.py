@@ -16,7 +16,7 @@ from fedsim.units import SECOND
 
 BINS = 240
 MOST_SPANS = 150_000
-"""More would make the page too large; clients that versions have waited for come first."""
+"""More would make the page too large."""
 FEW = 60
 """So many clients are shown as they are, of more those that versions have waited for, until others are searched."""
 FIRST = 40
@@ -52,20 +52,20 @@ def _covered(since: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return edges * many - np.append(0.0, np.cumsum(ordered))[many]
 
 
-def timeline(spans: pd.DataFrame, clients: Sequence[int], waited_for: Sequence[int], seconds: float) -> dict[str, Any]:
-    """The spans as arrays that the page's script draws rows of; and which rows first."""
-    order = [*dict.fromkeys([*(client for client in waited_for if client in set(clients)), *clients])]
+def timeline(spans: pd.DataFrame, clients: Sequence[int], first: Sequence[int], seconds: float) -> dict[str, Any]:
+    """The spans as arrays that the page's script draws rows of; and which of them at first."""
+    order = [*dict.fromkeys([*(client for client in first if client in clients), *clients])]
     held = spans.client.value_counts().reindex(order, fill_value=0).cumsum()
     kept = [client for client, total in held.items() if total <= MOST_SPANS or client == order[0]]
     rows = spans.loc[spans.client.isin(kept)]
     unit, scale = unit_for(TIMES, seconds)
     code = rows.phase.map({phase: place for place, phase in enumerate(PHASES)}).where(rows.ended != "lost", len(PHASES))
-    first = sorted(kept) if len(clients) <= FEW else sorted(order[:FIRST])
+    shown = sorted(kept if len(clients) <= FEW else kept[:FIRST])
     return {
         "unit": unit, "phases": [*PHASES, "lost"], "colours": [PHASE_COLOURS[name] for name in (*PHASES, "lost")],
         "client": _packed(rows.client, "<i4"), "phase": _packed(code, "<i4"), "version": _packed(rows.version, "<i4"),
         "peer": _packed(rows.peer, "<i4"), "begin": _packed(rows.begin / SECOND / scale, "<f8"),
-        "end": _packed(rows.end / SECOND / scale, "<f8"), "first": [int(client) for client in first],
+        "end": _packed(rows.end / SECOND / scale, "<f8"), "first": shown,
         "kept": len(kept), "clients": len(clients), "seconds": seconds / scale,
     }  # fmt: skip
 

@@ -88,9 +88,11 @@ class Explained:
         chosen = self.waits.loc[longest].to_dict("records")
         edges = not self.peers and self.waits.server.nunique() > 1
         rows = [[wait["version"], *([self.name(wait["server"])] if edges else []), wait["time"] / SECOND,
-                 (wait["time"] - wait["since"]) / SECOND, self.sentence(wait, name)] for wait in chosen]  # fmt: skip
+                 (wait["time"] - wait["since"]) / SECOND, *(wait[part] / SECOND for part in PHASES),
+                 self.sentence(wait, name)] for wait in chosen]  # fmt: skip
         columns = [Column(name, "whole"), *([Column("of")] if edges else []), Column("at", "time"),
-                   Column("waited", "time"), Column("why")]  # fmt: skip
+                   Column("waited", "time"), *(Column(WORDS[part], "time") for part in PHASES),
+                   Column("why")]  # fmt: skip
         note = f"the {MOST_EXPLAINED} longest of {len(self.waits)}" if len(self.waits) > MOST_EXPLAINED else ""
         return Table(columns, rows, note, search="version, client, upload, ...")
 
@@ -99,7 +101,7 @@ class Explained:
         began = f"{name} {wait['version']} waited {clock((wait['time'] - wait['since']) / SECOND)}"
         who = self.name(wait["client"])
         if wait["cause"] == "clock":
-            return f"{began} for the clock, not for an arrival"
+            return f"{began} until its time was up, not for an arrival"
         if wait["cause"] == "loss":
             return f"{began} until {who} was lost"
         if wait["cause"] == "training":
@@ -109,9 +111,10 @@ class Explained:
             return f"{began}, mostly until {who} began"
         message = f"message to {self.name(wait['server'])}" if self.peers else WORDS[part]
         share = "" if wait[part] >= NEARLY * (wait["time"] - wait["since"]) else f", {clock(wait[part] / SECOND)} of it"
-        return f"{began}{share} for {who}'s {message}{self._crowded(wait, part)}"
+        upload = "" if part == "upload" else self._crowded(wait, "upload", "; its upload was")
+        return f"{began}{share} for {who}'s {message}{self._crowded(wait, part)}{upload}"
 
-    def _crowded(self, wait: dict[str, Any], part: str) -> str:
+    def _crowded(self, wait: dict[str, Any], part: str, begin: str = "") -> str:
         """Who shared links with a transfer that took longer than it would have taken alone."""
         if self.crowd is None or part == "train":
             return ""
@@ -121,7 +124,7 @@ class Explained:
         sharers = self.crowd.sharers(wait["client"], part, span["begin"], span["end"], peer)
         if span["end"] - span["begin"] <= alone + 1 or not sharers:
             return ""
-        return f" on a link shared with {_listed(sharers)}; alone it takes {clock(alone / SECOND)}"
+        return f"{begin} on a link shared with {_listed(sharers)}; alone it takes {clock(alone / SECOND)}"
 
     def _span(self, wait: dict[str, Any], part: str, peer: int) -> dict[str, Any]:
         places = self._places[wait["client"], part, peer]
@@ -134,7 +137,7 @@ class Explained:
 
 
 def _legend(part: str) -> str:
-    return "before it began" if part == "before" else WORDS[part]
+    return "before, or by the clock" if part == "before" else WORDS[part]
 
 
 def _listed(numbers: Sequence[int]) -> str:

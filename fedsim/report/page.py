@@ -26,8 +26,12 @@ MOST_RUNS = 8
 """Of so many runs a page tells everything; of more only how they compare."""
 
 
-def write_report(paths: Sequence[Path | str], out: Path | None = None, rates: Rates | None = None) -> Path:
+def write_report(
+    paths: Sequence[Path | str], out: Path | None = None, rates: Rates | None = None, clients: Sequence[int] = ()
+) -> Path:
     """Write a page about these run folders, a comparison's arms side by side; to `out`, or into the only folder.
+
+    Of large fleets it holds what some of the clients did, first of all of these `clients`.
 
     Raises:
         ScenarioError: if one is no run folder, or there are several and no `out`.
@@ -38,7 +42,7 @@ def write_report(paths: Sequence[Path | str], out: Path | None = None, rates: Ra
     if out is None and len(paths) > 1:
         raise ScenarioError(f"--out: where to write a report on {len(paths)} run folders? expected a file")
     target = out or Path(paths[0]) / NAME
-    views = [View(run, rates or Rates()) for run in runs]
+    views = [View(run, rates or Rates(), clients) for run in runs]
     text = _template().render(
         title=_title(paths, runs), library=library, style=_text("report.css"), script=_text("report.js"),
         overview=overview(runs) if len(runs) > 1 else [], views=views if len(views) <= MOST_RUNS else [],
@@ -86,7 +90,10 @@ def data(value: Any) -> Any:
 
 
 def _title(paths: Sequence[Path | str], runs: Sequence[Run]) -> str:
-    return load(paths[0]).label if len(paths) == 1 else f"{len(runs)} runs"
+    if len(paths) > 1:
+        return f"{len(runs)} runs"
+    run = load(paths[0])
+    return run.label if run.label == run.path.parent.name else f"{run.path.parent.parent.name}: {run.label}"
 
 
 def overview(runs: Sequence[Run]) -> list[Section]:

@@ -42,12 +42,14 @@ function timeline(node) {
     const chosen = numbersOf(node.querySelector("input").value);
     const shown = known.filter(chosen ?? (client => told.first.includes(client)));
     node.querySelector(".count").textContent = `${shown.length} of ${told.clients} clients` +
-      (told.kept < told.clients ? `; this page holds the spans of ${told.kept}` : "");
+      (told.kept < told.clients ? `; this page holds what ${told.kept} of them did, --client N adds others` : "");
     drawTimeline(node.querySelector(".chart"), told, spans, shown);
   };
   node.querySelector("input").addEventListener("input", draw);
   draw();
 }
+
+const nameOf = (told, client) => client < told.own ? String(client) : `edge ${client - told.own}`;
 
 function drawTimeline(node, told, spans, shown) {
   const row = new Map(shown.map((client, place) => [client, place]));
@@ -62,13 +64,13 @@ function drawTimeline(node, told, spans, shown) {
     if (y === undefined) continue;
     const trace = traces[spans.phase[i]], [begin, end] = [spans.begin[i], spans.end[i]];
     const to = spans.peer[i] < 0 ? "" : ` to ${spans.peer[i]}`;
-    const text = `client ${spans.client[i]}: ${trace.name}${to}, ${+(end - begin).toPrecision(4)} ${told.unit}, ` +
+    const text = `${spans.client[i] < told.own ? "client " : ""}${nameOf(told, spans.client[i])}: ${trace.name}${to}, ${+(end - begin).toPrecision(4)} ${told.unit}, ` +
       `from version ${spans.version[i]}`;
     trace.x.push(begin, end, null); trace.y.push(y, y, null); trace.text.push(text, text, null);
   }
-  const names = shown.length <= 45 ? { tickvals: shown.map((_, place) => place), ticktext: shown.map(String) }
+  const names = shown.length <= 45 ? { tickvals: shown.map((_, place) => place), ticktext: shown.map(client => nameOf(told, client)) }
     : { tickvals: shown.map((_, place) => place).filter(place => place % Math.ceil(shown.length / 30) === 0) };
-  names.ticktext ??= names.tickvals.map(place => String(shown[place]));
+  names.ticktext ??= names.tickvals.map(place => nameOf(told, shown[place]));
   const layout = layoutOf({
     height: tall, hovermode: "closest", dragmode: narrow ? "pan" : "zoom",
     xaxis: { title: { text: `virtual time (${told.unit})` }, range: [0, told.seconds] },

@@ -41,6 +41,8 @@ class View:
 
     run: Run
     rates: Rates
+    wanted: Sequence[int] = ()
+    """Clients whose spans are to be there, however many others have some."""
 
     @cached_property
     def status(self) -> tuple[str, str]:
@@ -109,7 +111,7 @@ class View:
 
     def sections(self) -> Iterator[Section]:
         """All of the page, in order."""
-        yield Section("At a glance", facts=self.facts())
+        yield Section("At a glance", facts=self.facts(), note=self._disclosed)
         if len(self._rows):
             yield self.measured()
         if len(self._trace):
@@ -128,14 +130,19 @@ class View:
             return [("measurements", "none yet")]
         last = self._rows.iloc[-1]
         judged = [(name.replace("_", " "), f"{last[name]:.4{METRICS[name]}}") for name in METRICS if name in last]
-        private = [("privacy", line.partition(": ")[2]) for line in epsilons([self.run])]
-        coded = [("raw data", line.partition(": ")[2]) for line in copies([self.run])]
+        stale = self._trace.staleness[self._trace.kind == "arrive"]
         return [
             *judged, ("virtual time", clock(last.time_s)), (f"{self._step}s", f"{last.version:.0f}"),
             ("updates heard", f"{last.updates:.0f}"), ("lost", f"{last.lost:.0f}"),
             ("traffic", traffic(last.bytes_down + last.bytes_up)),
-            ("mean staleness", f"{np.average(self._rows.staleness):.2f}"), *private, *coded,
+            ("mean staleness", f"{stale.mean():.2f}" if len(stale) else "-"),
         ]  # fmt: skip
+
+    @property
+    def _disclosed(self) -> str:
+        """What a run says of privacy, and of raw data that have left their owners."""
+        known = [self.run] if len(self._rows) else []
+        return "; ".join(line.removeprefix(f"{self.run.label}: ") for line in [*epsilons(known), *copies(known)])
 
     def measured(self) -> Section:
         """Metrics by what they cost."""
@@ -149,9 +156,9 @@ class View:
         here = presence(self._trace)
         here = here.loc[here.client < self._federation.clients]
         own = self._spans.loc[self._spans.client < self._federation.clients]
-        waited_for = [int(client) for client in self._explained.by_client.index]
-        drawn = timeline(self._spans, range(self._federation.clients + self._federation.edges), waited_for,
-                         self._seconds)  # fmt: skip
+        first = [*self.wanted, *map(int, self._explained.by_client.index)]
+        drawn = timeline(self._spans, range(self._federation.clients + self._federation.edges), first,
+                         self._seconds) | {"own": self._federation.clients}  # fmt: skip
         note = PEERS_NOTE if self._peers else ""
         charts = [] if self._peers else [counts(own, here, self._seconds)]
         return Section("The fleet in time", charts, note=note, timeline=drawn)
