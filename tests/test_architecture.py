@@ -103,6 +103,7 @@ ABOVE_ALL = {
     "conduct",
     "terminal",
     "repeating",
+    "receipt",
     "commands",
     "__main__",
     "__init__",
