@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from time import monotonic
@@ -17,24 +15,22 @@ import torch
 from torch import Tensor
 
 from fedsim import scenario
-from fedsim.accelerator import card, device_of, exactly
+from fedsim.accelerator import device_of, exactly
 from fedsim.checkpoints import FOLDER, Checkpoints
 from fedsim.coded import CodedSimulation
 from fedsim.data import Dataset
-from fedsim.disclosure import disclosed, disclosed_by_peers
 from fedsim.errors import Interrupted
 from fedsim.experiment import Experiment, assemble
 from fedsim.folder import SCENARIO, RunFolder
 from fedsim.keeping import Keeper
-from fedsim.optimizers.memory import state_bytes
 from fedsim.picture import draw
 from fedsim.progress import Progress
+from fedsim.receipt import receipt
 from fedsim.repeating import Federated, Repetition, latest, refusal, taken
 from fedsim.results import Run, load
 from fedsim.scenario import Arm
 from fedsim.selection import Uniform
 from fedsim.server import ServerSimulation
-from fedsim.swarm import Swarm
 from fedsim.trace import Trace
 from fedsim.traffic import Federation, loaded
 from fedsim.vector import mean
@@ -98,7 +94,7 @@ def write_yield(folder: RunFolder, simulation: Federated, experiment: Experiment
     if listener is not None:
         folder.leakage(*listener.reconstructions())
     folder.batches(experiment.trainer.paces)
-    folder.receipt(_receipt(simulation, experiment, seconds))
+    folder.receipt(receipt(simulation, experiment, seconds))
 
 
 def models(simulation: Federated) -> dict[str, Tensor]:
@@ -121,35 +117,14 @@ def foresee(experiment: Experiment) -> dict[str, Any]:
     if reads:
         unknown.append("clients as selected uniformly")
     simulation = experiment.simulation(Trace(), timing_only=True, select=Uniform if reads else None)
+    if not experiment.timing_only and (why := refusal(experiment, simulation)):
+        unknown.append(f"if it is cut off it has to begin anew, as {why}")
     simulation.run()
     counts = simulation.progress
     return {
         "time_s": counts.rows[-1]["time_s"], "versions": counts.version, "updates": counts.updates, "lost": counts.lost,
         "bytes_down": counts.down, "bytes_up": counts.up, "memory": experiment.memory,
         "caveat": "".join(f"; {reason}" for reason in unknown),
-    }  # fmt: skip
-
-
-def _receipt(simulation: Federated, experiment: Experiment, seconds: float) -> dict[str, Any]:
-    progress, trace, trainer = simulation.progress, simulation.trace, experiment.trainer
-    told: dict[str, Any] = {}
-    if isinstance(simulation, ServerSimulation):
-        told = disclosed(experiment, simulation)
-    elif isinstance(simulation, Swarm):
-        told = disclosed_by_peers(experiment, simulation)
-    return {
-        "scenario": experiment.arm.digest,
-        "seed": experiment.arm.keys.seed,
-        "device": {"kind": experiment.params.device.type, "card": card(experiment.params.device)},
-        "versions": {"python": platform.python_version(), **{
-            name: version(name) for name in ("fedsim-lab", "numpy", "simpy", "torch")}},
-        "counts": {"versions": progress.version, "updates": progress.updates, "lost": progress.lost,
-                   "trained": simulation.world.executor.trained, "bytes_down": progress.down, "bytes_up": progress.up,
-                   **progress.tallies},
-        "trace": {"rows": trace.count, "sha256": trace.digest()},
-        "optimizer_state_bytes": state_bytes(trainer.optimizer, trainer.layout, trainer.stackable),
-        **told,
-        "wall_seconds": round(seconds, 3),
     }  # fmt: skip
 
 
@@ -235,20 +210,30 @@ def _conducted(
     stem, arms = path.parent.name, [experiment.arm for experiment in experiments]
     places = {arm.label: path if arm.label == scenario.SINGLE else path / arm.label for arm in arms}
     todo = [each for each in experiments if not (resume and Run(places[each.arm.label]).finished)]
-    left = len(arms) - len(todo)
-    if workers > 1 and len(todo) > 1:
-        device = todo[0].params.device
-        _side_by_side([each.arm for each in todo], data, places, workers, device, finished, resume)
-    else:
-        for done, experiment in enumerate(todo, left + 1):
-            label = stem if experiment.arm.label == scenario.SINGLE else experiment.arm.label
-            place = places[experiment.arm.label]
-            conduct(experiment, place, lambda progress, now, label=label: watch(label, progress, now), resume)
-            finished(label, done, len(arms))
+    try:
+        if workers > 1 and len(todo) > 1:
+            device = todo[0].params.device
+            _side_by_side([each.arm for each in todo], data, places, workers, device, finished, resume)
+        else:
+            _one_by_one(todo, places, stem, watch, finished, resume)
+    except (Interrupted, KeyboardInterrupt) as why:
+        raise Interrupted(f"{why or 'stopped'}; go on with: fedsim resume {path}") from None
     result = load(path)
     if picture and not result.coordinates:
         draw(result.arms, path / "metrics.png", title=stem, note=_provenance(experiments))
     return result
+
+
+def _one_by_one(
+    todo: Sequence[Experiment], places: Mapping[str, Path], stem: str,
+    watch: Callable[[str, Progress, int], None], finished: Finished, resume: Tell | None,
+) -> None:  # fmt: skip
+    """Run arms in turn; `stem` is the label of a run that is compared with nothing."""
+    for done, experiment in enumerate(todo, len(places) - len(todo) + 1):
+        arm = experiment.arm
+        label = stem if arm.label == scenario.SINGLE else arm.label
+        conduct(experiment, places[arm.label], partial(watch, label), resume)
+        finished(label, done, len(places))
 
 
 def _side_by_side(

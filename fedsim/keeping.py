@@ -29,7 +29,7 @@ class Keeper:
     take: Callable[[], Checkpoint]
     """Of the run as it stands."""
     refusal: str | None = None
-    """Why there can be none; None: there can."""
+    """Why there can be none; None: there can, as far as is known."""
     stopping: bool = field(default=False, init=False)
     due: float = field(default_factory=lambda: monotonic() + LEAST, init=False)
 
@@ -47,15 +47,17 @@ class Keeper:
     def write(self) -> None:
         """Write one, and rest as long as its price asks for."""
         began = monotonic()
-        self.checkpoints.write(self.take())
+        try:
+            self.checkpoints.write(self.take())
+        except TypeError as error:  # of somebody's own class: no reason to end a run
+            self.refusal = str(error)
         self.due = monotonic() + max(LEAST, (monotonic() - began) / KEEPING_SHARE)
 
     def stop(self) -> None:
         """Write a last one."""
-        if self.refusal is not None:
-            raise Interrupted(f"stopped; it has to begin anew: {self.refusal}")
-        self.write()
-        raise Interrupted(f"stopped before its end, and kept in {self.checkpoints.folder.parent}")
+        if self.refusal is None:
+            self.write()
+        raise Interrupted("stopped" if self.refusal is None else f"stopped; it has to begin anew, as {self.refusal}")
 
     @contextmanager
     def heeding(self) -> Iterator[None]:

@@ -43,8 +43,7 @@ CLIENTS = {
     "low rank": of("fedavg", wire={"codec": {"power_sgd": {"rank": 2}}}),
     "steps": of("fedbuff", {"schedule": "refined", "optimizer": SGD}, **MLP),
     "scores": BOREP | {"fleet": {**BOREP["fleet"], "drop": 0.1}},
-    "examples": CONTINUAL
-    | {"local": {**CONTINUAL["local"], **REPLAY}, "fleet": {"clients": 5, "devices": "fedscale"}},
+    "examples": {**CONTINUAL, "local": {**CONTINUAL["local"], **REPLAY}},
     "tent": TENT,
     "batches": of("fedavg", {"batch": 8, "optimizer": {"adagrad": {"lr": 0.02}}, "growth": {"norm_test": {"eta": 0.3}}},
                   with_=EVERYBODY),

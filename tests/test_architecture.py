@@ -120,6 +120,7 @@ ABOVE_ALL = {
     "card",
     "terminal",
     "repeating",
+    "receipt",
     "commands",
     "__main__",
     "__init__",
