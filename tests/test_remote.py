@@ -113,7 +113,7 @@ def test_a_vector_travels_once_and_is_dropped_with_its_last_owner(ray, tmp_path,
     executor = simulation.world.executor
     assert isinstance(executor, Remote)
     assert sum(sent) == 6, "once a version"
-    assert executor.trained > 2 * len(sent) / 2
+    assert len(sent) > 6
     assert max(held) <= 2
     crew = executor.crew
     del simulation, executor
