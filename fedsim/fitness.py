@@ -209,6 +209,10 @@ def refuse_beside(arm: Arm, answers: Answers) -> None:
     if arm.keys.adversaries is not None and arm.keys.adversaries.lie is not None:
         raise ScenarioError(f"{arm.place(('adversaries', 'lie'))}: adversaries.lie: lies are about changes of a model, "
                             "which clients of this aggregator do not send")  # fmt: skip
+    if arm.keys.executor.name == "remote":
+        raise ScenarioError(
+            f"{arm.place(('executor',))}: executor.remote: clients of this aggregator do more than train"
+        )
     if answers.trains:
         refuse_unusual(arm, "clients of this aggregator send what is made of their model and examples",
                        "objective", "personal", "private", "shrink")  # fmt: skip
@@ -217,3 +221,21 @@ def refuse_beside(arm: Arm, answers: Answers) -> None:
         raise ScenarioError(f"{arm.place(('local',))}: local: clients of this aggregator take no local steps, but one "
                             "of their own kind: it has to say steps: 1")  # fmt: skip
     refuse_unusual(arm, "clients of this aggregator take no local steps")
+
+
+def refuse_far(arm: Arm) -> None:
+    """ScenarioError where what trains changes while a run goes on, so that workers elsewhere would not know."""
+    if arm.keys.executor.name != "remote":
+        return
+    keys, learns = arm.keys.wire, "what this learns on the way stays with whoever trains"
+    faults = {
+        ("coding",): arm.keys.coding and "a code's jobs are one gradient each, and looked up here",
+        ("local", "growth"): arm.keys.local.growth and learns,
+        ("eavesdrop",): arm.keys.eavesdrop and learns,
+        ("wire", "clip"): keys and keys.clip and keys.clip.name == "adaptive" and learns,
+        ("wire", "up"): keys and keys.up == "scores" and learns,
+    }
+    for path, why in faults.items():
+        if why:
+            said = f"{arm.place(path)}: {'.'.join(path)}"
+            raise ScenarioError(f"{said}: no executor elsewhere: {why}; take executor: stacked")

@@ -19,7 +19,7 @@ from fedsim.edges import Edge, HierarchySimulation
 from fedsim.encoder import Encoder
 from fedsim.errors import ScenarioError
 from fedsim.executors import Null
-from fedsim.fitness import refuse_beside, refuse_unusual
+from fedsim.fitness import refuse_beside, refuse_far, refuse_unusual
 from fedsim.learner import Idle, Learner
 from fedsim.models.binary import Maturing
 from fedsim.network import Shape, Tree, edge_name, policy_of
@@ -270,6 +270,7 @@ class Stage:
     ) -> Simulation:
         """The same, with an executor that makes results so; `keeps`: from what a client's last one has left."""
         experiment = self.experiment
+        refuse_far(experiment.arm)
         nothing = torch.zeros(0)
         executor = Null(LocalResult(nothing, 0.0, extra=nothing)) if self.timing_only else experiment.arm.build(
             {"train": train, "worth": experiment.trainer.cohort, "row_bytes": 4 * experiment.layout.size,

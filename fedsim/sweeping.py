@@ -17,9 +17,11 @@ import numpy as np
 import torch
 
 from fedsim import scenario
+from fedsim.cluster import connect, need_ray
 from fedsim.conduct import Finished, conduct
 from fedsim.data import Dataset
 from fedsim.errors import RunFailed, ScenarioError
+from fedsim.executors.remote import RETRIES
 from fedsim.experiment import assemble
 from fedsim.folder import COMPARISON, RunFolder
 from fedsim.results import Run, load
@@ -73,6 +75,7 @@ def sweep(
     out: Path | str = "runs",
     workers: int | None = None,
     fresh: bool = False,
+    ray: str | None = None,
     finished: Finished = lambda label, done, total: None,
 ) -> Run:
     """Run all that a scenario compares and sweeps into one folder, several at a time; failed runs say so in theirs.
@@ -86,25 +89,30 @@ def sweep(
         out: the folder that run folders are put into, as `run` does for a comparison.
         workers: processes of one thread each; None: one for each core.
         fresh: begin anew, even what is finished.
+        ray: do it on the Ray cluster of this address, all of whose machines see `out` and the data, or `local`.
         finished: told a run's label, and how many of how many are done.
 
     Raises:
         ScenarioError: before anything has run, if one of the scenarios is at fault.
+        ExtraMissing: without Ray, if it is asked for.
         RunFailed: if a process was killed.
     """
     arms = scenario.read(source, overrides)
     if arms[0].label == scenario.SINGLE:
         raise ScenarioError("there is nothing to sweep: expected several values of a key, such as seed=0..9")
-    data = None if data is None else Path(data)
+    if ray is not None:
+        need_ray()
+    data = None if data is None else Path(data).resolve()
     names = _timelines(arms, data)
     stem = "scenario" if isinstance(source, Mapping) else Path(source).stem
-    path = Path(out) / stem / scenario.digest([arm.resolved for arm in arms])
+    path = Path(out).resolve() / stem / scenario.digest([arm.resolved for arm in arms])
     if fresh or not (path / COMPARISON).exists():
         RunFolder(path, scenario.folded(arms)).comparison({arm.label: arm.coordinates for arm in arms})
     todo = [arm for arm in arms if Run(path / arm.label).receipt.get("scenario") != arm.digest]
     workers = workers or os.cpu_count() or 1
+    pool = processes(workers) if ray is None else cluster(ray, workers)
     done = len(arms) - len(todo)
-    for job in processes(workers)(_jobs(todo, names, path, data, workers)):
+    for job in pool(_jobs(todo, names, path, data, workers)):
         for folder in job.paths:
             done += 1
             finished(folder.name, done, len(arms))
@@ -150,5 +158,20 @@ def processes(workers: int) -> Pool:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
+
+    return work
+
+
+def cluster(address: str, workers: int) -> Pool:
+    """Workers of a Ray cluster; what is lost with one is done by another."""
+
+    def work(jobs: Sequence[Job]) -> Iterator[Job]:
+        ray = connect(address, workers)
+        run = ray.remote(Job.run).options(num_cpus=1, max_retries=RETRIES)
+        pending = {run.remote(job): job for job in jobs}
+        while pending:
+            [done], _ = ray.wait(list(pending))
+            ray.get(done)
+            yield pending.pop(done)
 
     return work

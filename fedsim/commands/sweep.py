@@ -21,6 +21,7 @@ def sweep_(
     out: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
     workers: Annotated[int | None, typer.Option(help="Processes; none: one a core.", min=1)] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, even what is finished.")] = False,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="On this Ray cluster; or `local`.")] = None,
     as_json: Json = False,
 ) -> None:
     """Run every combination of values: what is finished stays, and a run that fails stops no other."""
@@ -31,7 +32,8 @@ def sweep_(
 
     changes = [override(text) for text in axes or []]
     with ProgressBar(Console(stderr=True), arms=1) as bar:
-        found = sweep(scenario, *changes, data=data, out=out, workers=workers, fresh=fresh, finished=bar.finished)
+        found = sweep(scenario, *changes, data=data, out=out, workers=workers, fresh=fresh, ray=ray,
+                      finished=bar.finished)  # fmt: skip
     failed = [run for run in found.arms if not run.finished]
     if as_json:
         lines = [line.json(["time_s", "version", "updates", *METRICS]) for line in summary(found)]
