@@ -37,8 +37,13 @@ Finished = Callable[[str, int, int], None]
 Federated = ServerSimulation | Swarm | CodedSimulation
 
 
-def conduct(experiment: Experiment, path: Path, watch: Watch = lambda progress, now: None) -> Run:
+def conduct(
+    experiment: Experiment, path: Path, watch: Watch = lambda progress, now: None,
+    live: Callable[[Federated], Federated] = lambda simulation: simulation,
+) -> Run:  # fmt: skip
     """Let time pass, and write what happens into a run folder; if it fails, what had happened stays readable.
+
+    What the scenario asks for is simulated, or what `live` makes of that is run.
 
     Raises:
         RunFailed: with the reason, which the folder names too.
@@ -51,7 +56,7 @@ def conduct(experiment: Experiment, path: Path, watch: Watch = lambda progress, 
         folder.refresh(progress)
         trace.refresh()
 
-    simulation = experiment.simulation(trace, record=record, watch=watch)
+    simulation = live(experiment.simulation(trace, record=record, watch=watch))
     try:
         simulation.run()
     except Exception as error:
@@ -106,7 +111,7 @@ def _receipt(simulation: Federated, experiment: Experiment, seconds: float) -> d
     progress, trace, trainer = simulation.progress, simulation.trace, experiment.trainer
     told: dict[str, Any] = {}
     if isinstance(simulation, ServerSimulation):
-        told = disclosed(experiment, simulation)
+        told = simulation.facts() | disclosed(experiment, simulation)
     elif isinstance(simulation, Swarm):
         told = disclosed_by_peers(experiment, simulation)
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fedsim.cell import Cell
 from fedsim.clock import CALENDAR, Steps
@@ -28,6 +28,10 @@ class ServerSimulation(Cell):
         self.clock.start(self.calendar(), CALENDAR)
         pass_time(self.clock, self.progress, self.aggregator, lambda: (
             f"{len(self.here)} clients are here, {len(self.jobs)} at work"))  # fmt: skip
+
+    def facts(self) -> dict[str, Any]:
+        """What a receipt says of it besides."""
+        return {}
 
     def calendar(self) -> Steps:
         """Clients come and go. All who do so at one instant are told of together."""

@@ -92,6 +92,7 @@ FORBIDDEN = [
     "torch.load(",
 ]
 ABOVE_ALL = {"scenario", "describe", "tune", "experiment", "conduct", "terminal", "commands", "__main__", "__init__"}
+ABOVE_ALL |= {"flower"}
 
 
 def name_of(path: Path) -> str:

@@ -1,0 +1,1 @@
+"""The same server algorithms and the same local training on devices, through Flower."""
