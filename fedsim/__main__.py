@@ -7,12 +7,14 @@ from pathlib import Path
 
 import typer
 
-from fedsim.commands import check, data, describe, draw, run, scorecard, tune
+from fedsim.commands import check, data, deploy, describe, draw, replay, run, scorecard, tune
 from fedsim.errors import ExtraMissing, RunFailed, ScenarioError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.command()(run.run)
 app.command()(check.check)
+app.command()(deploy.deploy)
+app.command()(replay.replay)
 app.command()(draw.draw)
 app.command()(scorecard.scorecard)
 app.command()(describe.schema)

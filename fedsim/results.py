@@ -259,6 +259,17 @@ class Run:
         return load_file(path)
 
 
+def clear(path: Path) -> None:
+    """Remove the run folder that is there, if one is.
+
+    Raises:
+        ScenarioError: if something else is there.
+    """
+    if path.exists() and not (path / "scenario.yaml").exists():
+        raise ScenarioError(f"{path} is there already, and is no run folder that could be replaced")
+    shutil.rmtree(path, ignore_errors=True)
+
+
 def load(path: str | Path) -> Run:
     """Read a run folder, finished or not.
 

@@ -17,7 +17,8 @@ from flwr.supercore.run import Run as FlowerRun
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedsim.flower import server
-from fedsim.flower.apps import client_app, serve
+from fedsim.flower.client_app import client_app
+from fedsim.flower.server_app import serve
 from fedsim.flower.wall import Wall
 from fedsim.results import Run
 

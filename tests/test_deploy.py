@@ -22,8 +22,7 @@ from fedsim import experiment, scenario
 from fedsim.aggregators import AGGREGATORS
 from fedsim.conduct import conduct
 from fedsim.errors import ScenarioError, Stalled
-from fedsim.flower.apps import experiment_of
-from fedsim.flower.fitness import refuse_undeployable
+from fedsim.flower.fitness import deployable, refuse_undeployable
 from fedsim.flower.letters import RAW, packed, unpacked
 from fedsim.flower.memory import Diary
 from fedsim.flower.replay import difference, replay
@@ -495,7 +494,7 @@ def test_what_devices_cannot_carry_out_is_refused_in_one_line(name) -> None:
 def test_a_comparison_is_no_deployment(tmp_path) -> None:
     (tmp_path / "two.yaml").write_text((Path(__file__).parent.parent / "scenarios" / "quickstart.yaml").read_text())
     with pytest.raises(ScenarioError, match="one run, and this is 2"):
-        experiment_of(tmp_path / "two.yaml", None)
+        deployable(tmp_path / "two.yaml")
 
 
 def test_a_simulations_run_folder_is_no_deployments(tmp_path) -> None:

@@ -9,28 +9,30 @@ from time import time_ns
 
 from fedsim.errors import ScenarioError
 from fedsim.experiment import Experiment
-from fedsim.flower.fitness import deployable
 from fedsim.flower.memory import Diary
 from fedsim.flower.words import Answer, Introduction, Order
+from fedsim.server import ServerSimulation
+from fedsim.trace import Trace
 
 
 class Device:
     """One client of an experiment.
 
     Args:
-        experiment: assembled from the same scenario as the server's, so that its parts of the data are the same.
+        experiment: `deployable`, and of the same scenario as the server's, so that its parts of the data are too.
         client: its number, which says what its part of the data is.
         diary: the file that keeps what its trainings leave with it.
 
     Raises:
-        ScenarioError: if there is no such client, or this is nothing for devices.
+        ScenarioError: if there is no such client.
     """
 
     def __init__(self, experiment: Experiment, client: int, diary: Path):
         clients = len(experiment.work.held)
         if not 0 <= client < clients:
             raise ScenarioError(f"partition-id: {client} is none of 0 to {clients - 1}, the clients of this scenario")
-        simulation = deployable(experiment)
+        simulation = experiment.simulation(Trace())
+        assert isinstance(simulation, ServerSimulation)
         aggregator, self.keeps = simulation.aggregator, simulation.keeps
         train = aggregator.answers or partial(experiment.trainer, drift=aggregator.drift)
         assert simulation.wire is not None

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
 
 from fedsim.errors import ScenarioError
-from fedsim.experiment import Experiment
-from fedsim.server import ServerSimulation
-from fedsim.trace import Trace
+from fedsim.experiment import Experiment, assemble
+from fedsim.scenario import read
 
 
-def deployable(experiment: Experiment, **hooks: Any) -> ServerSimulation:
-    """The server of an experiment whose clients can be devices; `Experiment.simulation` says what the hooks are.
-
-    Raises:
-        ScenarioError: if they cannot.
-    """
+def deployable(scenario: Path, overrides: Sequence[str] = (), data: Path | None = None) -> Experiment:
+    """What both halves of an app are made of. ScenarioError if that is not one run, or nothing for devices."""
+    arms = read(scenario, overrides)
+    if len(arms) > 1:
+        raise ScenarioError(f"{scenario}: compare: devices carry out one run, and this is {len(arms)}")
+    experiment = assemble(arms[0], data)
     refuse_undeployable(experiment)
-    simulation = experiment.simulation(hooks.pop("trace", Trace()), **hooks)
-    assert isinstance(simulation, ServerSimulation)
-    return simulation
+    return experiment
 
 
 def refuse_undeployable(experiment: Experiment) -> None:
