@@ -148,10 +148,17 @@ def test_a_run_leaves_the_global_randomness_alone(tmp_path) -> None:
     assert before == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
 
 
+def test_silence_is_not_measured_again_and_again(tmp_path) -> None:
+    base = FEDAVG | {"evaluate": {"every": "100 ms"}, "until": {"versions": 2}}
+    run, _ = deployed(tmp_path, base, [Node(client, tmp_path / "state", (2.0,)) for client in range(CLIENTS)])
+    assert run.metrics.time_s.tolist() == pytest.approx([0, 2.0, 2.1, 4.0, 4.0], abs=1e-5)
+    same_again(run, tmp_path)
+
+
 def test_a_run_folder_says_what_a_simulations_says(tmp_path) -> None:
     run, _ = deployed(tmp_path, FEDAVG | {"evaluate": {"every": "2 s"}}, uneven(tmp_path))
     assert run.finished
-    assert run.metrics.time_s.tolist()[:3] == [0, 2, 4]
+    assert set(run.metrics.time_s.tolist()[:-1]) <= {0, 2, 4, 6, 8, 10, 12}
     assert run.scenario == simulated(tmp_path, FEDAVG | {"evaluate": {"every": "2 s"}}).scenario
     assert {path.name for path in run.path.iterdir()} == {path.name for path in (tmp_path / "simulated").iterdir()}
     assert run.receipt["counts"]["trained"] == 5 * CLIENTS
@@ -295,7 +302,7 @@ def test_a_silent_device_counts_as_gone_and_the_others_go_on(tmp_path, base) -> 
         tmp_path, base, one_unlike(tmp_path, on_training(lambda message, app: None)), **{"answer-limit": 5}
     )
     gone = run.trace[(run.trace.client == 0) & (run.trace.kind == "leave")].time.tolist()
-    assert gone == ([] if base is FEDBUFF else [5_000_000])
+    assert gone == ([] if base is FEDBUFF else [pytest.approx(5_000_000, abs=20_000)])
     asked = [message for message in grid.pushed if message.metadata.dst_node_id == FIRST_NODE]
     assert len(asked) == 2, "its introduction and one training: it is still at that"
     same_again(run, tmp_path)

@@ -11,6 +11,7 @@ from fedsim.cell import Failure
 from fedsim.clock import DEADLINE, FIRST_RANK, Moment, Steps
 from fedsim.server import ServerSimulation
 from fedsim.trace import KINDS, TRAIN, UPLOAD
+from fedsim.units import FOREVER
 from fedsim.work import Deferred, LocalTask
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class LiveCell(ServerSimulation, ABC):
     """What each client at work waits for."""
     told: dict[int, Timed | None] = field(default_factory=dict, init=False)
     """What it has waited for; None: it failed."""
+    quiet: bool = field(default=False, init=False)
+    """Whether nothing has happened since the last measurement."""
 
     @abstractmethod
     def send(self, task: LocalTask) -> None:
@@ -83,15 +86,20 @@ class LiveCell(ServerSimulation, ABC):
 
     def pass_until(self, now: int) -> None:
         """Let happen what is due by now, and measure the model on the way; nothing more once a limit is reached."""
-        progress = self.progress
+        progress, end = self.progress, self.progress.until.time or FOREVER
         while not progress.over:
             upcoming = self.clock.peek()
             if upcoming <= min(progress.horizon, now):
                 self.clock.step()
-            elif progress.horizon < now:
-                progress.measure(self.aggregator, min(upcoming, now))
-            else:
+                self.quiet = False
+            elif progress.horizon >= now or (self.quiet and min(upcoming, end) > now):
                 break
+            elif self.quiet:
+                progress.pass_over(upcoming)
+                self.quiet = False
+            else:
+                progress.measure(self.aggregator, upcoming=0)
+                self.quiet = True
 
     def happens(self, now: int, what: Callable[[], None]) -> None:
         """Something is told at this moment."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.metadata import version
 from logging import getLogger
 from typing import Any
@@ -15,7 +14,7 @@ from flwr.app import ArrayRecord, Message, MessageType, RecordDict
 from fedsim.clock import Cut
 from fedsim.errors import Stalled
 from fedsim.flower.letters import model_written, order_written, read_answer, read_introduction
-from fedsim.flower.live import LAST, LiveCell, Timed
+from fedsim.flower.live import LiveCell, Timed
 from fedsim.flower.post import Errand, Post
 from fedsim.flower.wall import Wall
 from fedsim.flower.words import NONE_YET, Answer, Forgotten, Garbled, Order
@@ -98,6 +97,7 @@ class Deployment(LiveCell):
         for errand, reply in self.post.fetch():
             if not self.progress.over:
                 self.hear(errand, reply)
+        self.despair()
         for errand in self.post.send():
             self.fail(errand, "its message was not taken")
 
@@ -171,9 +171,8 @@ class Deployment(LiveCell):
         client = task.client
         after = self.heard.get(client, NONE_YET) if self.keeps else None
         bound = None if self.sending.privacy.clip is None else self.sending.privacy.bound_at(task.version)
-        errand = self.errands[client] = Errand(self.nodes[client], task, self.clock.now)
+        self.errands[client] = errand = Errand(self.nodes[client], task, self.clock.now)
         self.post.put(errand, MessageType.TRAIN, order_written(Order(task, after, bound), self.model(task)))
-        self.clock.call(self.answer_limit, LAST, partial(self.despair, errand))
 
     def model(self, task: LocalTask) -> ArrayRecord:
         """What a task starts from; the same record for all who start from the same."""
@@ -186,11 +185,12 @@ class Deployment(LiveCell):
         client = errand.task.client if errand.task else NONE_YET
         return client in self.waiting and self.errands[client] is errand
 
-    def despair(self, errand: Errand) -> None:
-        """A client has not answered for too long: it counts as gone. Its node is at work, and gets no other errand."""
-        if errand.task and self.awaited(errand):
-            self.blame(errand.task.client, f"no answer within {written_duration(self.answer_limit)}")
-            self.go([errand.task.client])
+    def despair(self) -> None:
+        """Who has not answered for too long counts as gone. Its node is still at work, and gets no other errand."""
+        late = [each for each in self.waiting if self.wall.now - self.errands[each].sent > self.answer_limit]
+        for client in late:
+            self.blame(client, f"no answer within {written_duration(self.answer_limit)}")
+            self.vanish(self.moment(), client)
 
     def hear(self, errand: Errand, reply: Message) -> None:
         """A reply has come."""
