@@ -12,8 +12,10 @@ from fedsim.commands import (
     check,
     compare,
     data,
+    deploy,
     describe,
     draw,
+    replay,
     report,
     resume,
     run,
@@ -29,6 +31,8 @@ app.command()(run.run)
 app.command("sweep")(sweep.sweep_)
 app.command()(resume.resume)
 app.command()(check.check)
+app.command()(deploy.deploy)
+app.command()(replay.replay)
 app.command()(draw.draw)
 app.command()(report.report)
 app.command()(compare.compare)

@@ -42,11 +42,13 @@ Tell = Callable[[str], None]
 
 
 def conduct(
-    experiment: Experiment, path: Path, watch: Watch = lambda progress, now: None, resume: Tell | None = None
-) -> Run:
+    experiment: Experiment, path: Path, watch: Watch = lambda progress, now: None, resume: Tell | None = None,
+    live: Callable[[Federated], Federated] = lambda simulation: simulation,
+) -> Run:  # fmt: skip
     """Let time pass, and write what happens into a run folder; if it fails, what had happened stays readable.
 
-    With `resume` it goes on from the folder's last checkpoint, and is told what there is to say of that.
+    What the scenario asks for is simulated, or what `live` makes of that is run. With `resume` it goes on from the
+    folder's last checkpoint, and is told what there is to say of that.
 
     Raises:
         RunFailed: with the reason, which the folder names too.
@@ -61,7 +63,7 @@ def conduct(
         folder.refresh(progress)
         trace.refresh()
 
-    simulation = experiment.simulation(trace, hollow=checkpoint is not None, record=record, watch=watch)
+    simulation = live(experiment.simulation(trace, hollow=checkpoint is not None, record=record, watch=watch))
     keeper = Keeper(checkpoints, partial(taken, experiment, simulation, trace), refusal(experiment, simulation))
     simulation.progress.look = keeper.look
     repetition = Repetition(experiment, simulation, trace, checkpoint) if checkpoint else None

@@ -16,6 +16,7 @@ import pandas as pd
 import yaml
 from safetensors.numpy import save
 
+from fedsim.errors import ScenarioError
 from fedsim.progress import Progress
 
 COMPARISON = "comparison.json"
@@ -109,3 +110,14 @@ class RunFolder:
 
     def _json(self, name: str, content: Mapping[str, Any]) -> None:
         self._write(name, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def clear(path: Path) -> None:
+    """Remove the run folder that is there, if one is.
+
+    Raises:
+        ScenarioError: if something else is there.
+    """
+    if path.exists() and not (path / SCENARIO).exists():
+        raise ScenarioError(f"{path} is there already, and is no run folder that could be replaced")
+    shutil.rmtree(path, ignore_errors=True)

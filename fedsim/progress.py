@@ -147,9 +147,13 @@ class Progress:
         now = self.horizon
         self.over |= now == self.until.time
         self.row(model, now)
-        silent = min(upcoming, FOREVER)
-        following = max(now + self.every, -int(-silent // self.every) * self.every)
-        self.horizon = min(following, self.until.time or FOREVER)
+        self.horizon += self.every
+        self.pass_over(upcoming)
+
+    def pass_over(self, upcoming: float) -> None:
+        """Nothing happens before `upcoming`, so until then there is nothing new to measure."""
+        following = -int(-min(upcoming, FOREVER) // self.every) * self.every
+        self.horizon = min(max(self.horizon, following), self.until.time or FOREVER)
 
     def finish(self, model: Model, now: int) -> None:
         """The last row, unless it is there already."""

@@ -20,7 +20,7 @@ def receipt(simulation: Federated, experiment: Experiment, seconds: float) -> di
     progress, trace, trainer = simulation.progress, simulation.trace, experiment.trainer
     told: dict[str, Any] = {}
     if isinstance(simulation, ServerSimulation):
-        told = disclosed(experiment, simulation)
+        told = simulation.facts() | disclosed(experiment, simulation)
     elif isinstance(simulation, Swarm):
         told = disclosed_by_peers(experiment, simulation)
     return {

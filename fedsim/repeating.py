@@ -73,6 +73,8 @@ def refusal(experiment: Experiment, simulation: Federated) -> str | None:
     keys, select = experiment.arm.keys, experiment.select(0)
     if experiment.timing_only:
         return "nothing is trained, so that time passes anew as fast as it could be repeated"
+    if isinstance(simulation, ServerSimulation) and not simulation.virtual:
+        return "its time was told from outside"
     if isinstance(simulation, Swarm) and not getattr(simulation.algorithm, "resumable", False):
         return f"peers.{keys.peers.name} does not say that all its numbers are its nodes' (resumable)"
     if select.reads_numbers and not hasattr(select, "readings"):

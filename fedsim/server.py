@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from itertools import islice
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedsim.cell import Cell
 from fedsim.clock import CALENDAR, Clock, Steps
@@ -24,6 +24,8 @@ class ServerSimulation(Cell):
 
     wire: Wire | None = None
     """What its clients' changes go through."""
+    virtual: ClassVar[bool] = True
+    """Whether its time can pass again."""
     changing: ClassVar[tuple[str, ...]] = (*Cell.changing, "wire")
 
     def run(self) -> None:
@@ -31,6 +33,10 @@ class ServerSimulation(Cell):
         self.clock.start(self.calendar(), CALENDAR)
         pass_time(self.clock, self.progress, self.aggregator, lambda: (
             f"{len(self.here)} clients are here, {len(self.jobs)} at work"))  # fmt: skip
+
+    def facts(self) -> dict[str, Any]:
+        """What a receipt says of it besides."""
+        return {}
 
     def calendar(self) -> Steps:
         """Clients come and go."""

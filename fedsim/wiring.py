@@ -11,7 +11,7 @@ from fedsim.errors import ScenarioError
 from fedsim.network import policy_of
 from fedsim.replaying import Replaying, check_replay, replayer, score_bytes
 from fedsim.wire.agreement import ID
-from fedsim.wire.codec import Codec, Plain
+from fedsim.wire.codec import Codec, Plain, Verbatim
 from fedsim.wire.fixed_point import FixedPoint
 from fedsim.wire.ledger import dp_accounting
 from fedsim.wire.masked import Masked
@@ -154,8 +154,13 @@ class Wire:
         """Local training whose results have travelled."""
         if self.replay is not None:
             return Replaying(train, self.replay)
+        return train if self.plain else self.sending(train)
+
+    def sending(self, train: Train) -> Sending:
+        """The same, where a message is what comes of it, however plain."""
         overhear = self.eavesdropper.overhear if self.eavesdropper else None
-        return train if self.plain else Sending(train, self.codec, self.privacy.seed, self.privacy, overhear)
+        codec = Verbatim() if self.plain else self.codec
+        return Sending(train, codec, self.privacy.seed, self.privacy, overhear)
 
     def traffic(self, advertised: int, shared: int, sent: int) -> dict[str, Exchange]:
         """What secure aggregation costs each client, see `masking.traffic`."""

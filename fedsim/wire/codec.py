@@ -118,6 +118,14 @@ class Plain(Codec):
         return 1.0
 
 
+class Verbatim(Plain):
+    """Every number in the type that it has: where there is no wire to speak of."""
+
+    def encode(self, vector: Tensor, draw: Draw) -> Message:
+        """Itself."""
+        return (vector,)
+
+
 def packed(numbers: Tensor, bits: int) -> Tensor:
     """Whole numbers in [0, 2 ** bits), bits <= 8, without gaps between them: uint8, the last byte filled up with zeros.
 

@@ -18,6 +18,18 @@ RESIDUAL = "residual"
 """Under this name a client keeps what its last message has lost."""
 
 
+@dataclass(frozen=True)
+class Letter:
+    """A change as it leaves its client."""
+
+    message: Message
+    draw: Draw
+    arrived: Tensor
+    """The vector (P,) that a codec reads in the message."""
+    left: LocalResult
+    """What was trained, and what stays with the client."""
+
+
 @dataclass
 class Sending:
     """Trains, and lets every change through the wire: clipped and noised, encoded, decoded.
@@ -43,17 +55,27 @@ class Sending:
 
     def send(self, task: LocalTask, result: LocalResult) -> LocalResult:
         """One change through the wire."""
+        letter = self.written(task, result)
+        if self.overhear:
+            self.overhear(task, letter.message, letter.draw)
+        return replace(letter.left, delta=self.privacy.read(letter.arrived, letter.draw))
+
+    def written(self, task: LocalTask, result: LocalResult) -> Letter:
+        """What the client makes of it."""
         memory = dict(task.kept.wire)
         residual = memory.pop(RESIDUAL, None)
         draw = Draw(self.seed, task.version, task.client, task.ordinal, memory)
         vector, within = self.privacy.protected(result.delta, draw)
         vector = vector if residual is None else vector + residual
         message = self.privacy.blurred(self.codec.encode(vector, draw), draw)
-        if self.overhear:
-            self.overhear(task, message, draw)
         arrived = self.codec.decode(message, len(vector), draw)
         kept = replace(result.kept, wire=self._remembered(draw.memory, vector, arrived))
-        return replace(result, delta=self.privacy.read(arrived, draw), kept=kept, within=within)
+        return Letter(message, draw, arrived, replace(result, kept=kept, within=within))
+
+    def read(self, task: LocalTask, message: Message) -> Tensor:
+        """What the server makes of its message, where the message is all that it has: the change, (P,)."""
+        draw = Draw(self.seed, task.version, task.client, task.ordinal)
+        return self.privacy.read(self.codec.decode(message, len(task.params), draw), draw)
 
     def _remembered(self, memory: dict[str, Tensor], vector: Tensor, arrived: Tensor) -> dict[str, Tensor]:
         return memory | {RESIDUAL: vector - arrived} if self.keeps else {}

@@ -1,0 +1,86 @@
+"""Let devices carry out a scenario."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedsim.commands.options import DataFolder, Json, Overrides, ScenarioFile, need_flower
+
+
+def deploy(
+    scenario: ScenarioFile,
+    overrides: Overrides = None,
+    data: DataFolder = None,
+    out: Annotated[Path | None, typer.Option(help="Where to; none: deployments/<scenario>.")] = None,
+    local: Annotated[int | None, typer.Option(help="Run it here, on so many SuperNodes: one a client.")] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="Make keys: nobody else listens, nobody else takes part.")] = False,
+    host: Annotated[str, typer.Option(help="The server's name or address, as devices reach it.")] = "localhost",
+    devices: Annotated[int, typer.Option(help="So many have to be there at first; 0: all clients.")] = 0,
+    answer_limit: Annotated[str, typer.Option(help="A device that is silent for longer counts as gone.")] = "10 min",
+    as_json: Json = False,
+) -> None:
+    """Write a scenario as a Flower app for devices, or run it on SuperNodes of this machine, into a run folder."""
+    need_flower()
+    from fedsim.errors import ScenarioError
+    from fedsim.flower.authority import Keys
+    from fedsim.flower.fitness import deployable
+    from fedsim.flower.folder import Folder
+    from fedsim.units import duration
+
+    try:
+        limit = duration(answer_limit)
+    except ValueError as error:
+        raise ScenarioError(f"--answer-limit: {error}") from None
+    experiment = deployable(scenario, overrides or [], data)
+    clients = len(experiment.work.held)
+    if local is not None and local != clients:
+        raise ScenarioError(f"--local: {local} SuperNodes are not one for each of the scenario's {clients} clients "
+                            f"(fleet.clients)")  # fmt: skip
+    path = out or Path("deployments") / scenario.stem
+    folder = Folder(path)
+    folder.write(experiment.arm, devices, limit)
+    if local is not None:
+        run_here(folder.app, path, clients, tls, data, as_json)
+        return
+    folder.explain(clients, host, Keys.made(path / "keys", clients, [host]) if tls else None)
+    typer.echo(
+        json.dumps({"path": str(path)}) if as_json else f"wrote a Flower app; {path / 'README.md'} says how to run it"
+    )
+
+
+def run_here(app: Path, path: Path, clients: int, tls: bool, data: Path | None, as_json: bool) -> None:
+    """On this machine: start all, run, stop all, and say what came of it."""
+    from rich.console import Console
+
+    from fedsim.flower.loopback import Loopback
+    from fedsim.results import clear, load
+    from fedsim.terminal import table
+
+    run, console = path / "run", Console()
+    clear(run)
+    with ended_politely(), Loopback(path / "federation", clients, tls, data) as loopback:
+        loopback.run(app, run)
+    result = load(run)
+    if as_json:
+        typer.echo(json.dumps({"path": str(run), "last": result.metrics.iloc[-1].to_dict()}))
+        return
+    console.print(table([result]))
+    console.print(f"run folder: {run}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def ended_politely() -> Iterator[None]:
+    """Who ends this process ends what it has started too."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
