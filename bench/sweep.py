@@ -70,7 +70,8 @@ def compare(clients: int, at_work: int, updates: int, seeds: int) -> None:
             for seed in range(seeds)
         )
     work = f"{clients:>7,} clients {at_work:>6,} at work {updates:>8,} updates {seeds:>3} seeds"
-    print(f"{work}: timelines {seeds} and 1, {plain:7.1f} s and {once:7.1f} s, {plain / once:.2f}x; one timeline alone {timeline:.1f} s; "
+    print(f"{work}: timelines {seeds} and 1, {plain:7.1f} s and {once:7.1f} s, {plain / once:.2f}x; "
+          f"one timeline alone {timeline:.1f} s; "
           f"{'the same to the bit' if same else 'NOT THE SAME'}", flush=True)  # fmt: skip
 
 
