@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from test_every_aggregator import DIGITS, NEEDS, SETTINGS
 from test_wire import codec
 
@@ -22,13 +23,14 @@ from fedsim import experiment, scenario
 from fedsim.aggregators import AGGREGATORS
 from fedsim.conduct import conduct
 from fedsim.errors import ScenarioError, Stalled
+from fedsim.flower.device import Device
 from fedsim.flower.fitness import deployable, refuse_undeployable
 from fedsim.flower.letters import RAW, packed, unpacked
 from fedsim.flower.memory import Diary
 from fedsim.flower.replay import difference, replay
-from fedsim.flower.words import NONE_YET, Forgotten, Garbled
+from fedsim.flower.words import NONE_YET, Forgotten, Garbled, Order
 from fedsim.wire import CODECS
-from fedsim.work import ClientState
+from fedsim.work import ClientState, LocalTask
 
 CLIENTS = 4
 BASE = DIGITS | {"until": {"versions": 5}, "fleet": {"clients": CLIENTS, "devices": "fedscale"}}
@@ -536,3 +538,16 @@ def test_what_is_read_may_be_written_to_and_is_nobody_elses() -> None:
 def test_other_bytes_are_garbled(array) -> None:
     with pytest.raises(Garbled):
         unpacked(array)
+
+
+def test_who_is_throttled_takes_as_long_as_the_scenarios_device(tmp_path, monkeypatch) -> None:
+    slept = []
+    monkeypatch.setattr("fedsim.flower.device.sleep", slept.append)
+    fleet = {"clients": CLIENTS, "devices": {"linear": {"slowest": "50 s", "fastest": "20 s"}}}
+    (path := tmp_path / "x.yaml").write_text(yaml.safe_dump(FEDAVG | {"fleet": fleet}))
+    found = deployable(path)
+    task = LocalTask(1, found.params, ordinal=0, steps=2)
+    for throttled in (False, True):
+        Device(found, 1, tmp_path / "diary", throttled).answer(Order(task, after=None, bound=None))
+    [pause] = slept
+    assert 35 < pause < 40  # the second of four takes 40 s, of which some have passed

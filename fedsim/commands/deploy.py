@@ -8,11 +8,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fedsim.commands.options import DataFolder, Json, Overrides, ScenarioFile, need_flower
+
+if TYPE_CHECKING:
+    from fedsim.flower.loopback import Loopback
 
 
 def deploy(
@@ -25,6 +28,9 @@ def deploy(
     host: Annotated[str, typer.Option(help="The server's name or address, as devices reach it.")] = "localhost",
     devices: Annotated[int, typer.Option(help="So many have to be there at first; 0: all clients.")] = 0,
     answer_limit: Annotated[str, typer.Option(help="A device that is silent for longer counts as gone.")] = "10 min",
+    throttle: Annotated[
+        bool, typer.Option("--throttle", help="With --local: clients as slow as their devices in the scenario.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write a scenario as a Flower app for devices, or run it on SuperNodes of this machine, into a run folder."""
@@ -33,6 +39,7 @@ def deploy(
     from fedsim.flower.authority import Keys
     from fedsim.flower.fitness import deployable
     from fedsim.flower.folder import Folder
+    from fedsim.flower.loopback import Loopback
     from fedsim.units import duration
 
     try:
@@ -48,7 +55,7 @@ def deploy(
     folder = Folder(path)
     folder.write(experiment.arm, devices, limit)
     if local is not None:
-        run_here(folder.app, path, clients, tls, data, as_json)
+        run_here(folder.app, path, Loopback(path / "federation", clients, tls, data, throttle), as_json)
         return
     folder.explain(clients, host, Keys.made(path / "keys", clients, [host]) if tls else None)
     typer.echo(
@@ -56,17 +63,17 @@ def deploy(
     )
 
 
-def run_here(app: Path, path: Path, clients: int, tls: bool, data: Path | None, as_json: bool) -> None:
+def run_here(app: Path, path: Path, loopback: Loopback, as_json: bool) -> None:
     """On this machine: start all, run, stop all, and say what came of it."""
     from rich.console import Console
 
-    from fedsim.flower.loopback import Loopback
-    from fedsim.results import clear, load
+    from fedsim.folder import clear
+    from fedsim.results import load
     from fedsim.terminal import table
 
     run, console = path / "run", Console()
     clear(run)
-    with ended_politely(), Loopback(path / "federation", clients, tls, data) as loopback:
+    with ended_politely(), loopback:
         loopback.run(app, run)
     result = load(run)
     if as_json:

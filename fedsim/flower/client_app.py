@@ -18,7 +18,7 @@ def client_app(scenario: Path) -> ClientApp:
     """The app of all devices. A node's configuration says which client it is, and where it finds and keeps what.
 
     `partition-id` is the client's number, `data` a folder to look for data in, `state-dir` the folder for what
-    trainings leave with the client.
+    trainings leave with the client. With `throttle` it is as slow as the client's device in the scenario.
     """
     app, assembled = ClientApp(), cache(deployable)
 
@@ -27,7 +27,7 @@ def client_app(scenario: Path) -> ClientApp:
         data = Path(str(node["data"])) if "data" in node else None
         client = int(node["partition-id"])
         diary = Path(str(node.get("state-dir", "state"))) / f"client-{client}-run-{context.run_id}.safetensors"
-        return Device(assembled(scenario, (), data), client, diary)
+        return Device(assembled(scenario, (), data), client, diary, bool(node.get("throttle", False)))
 
     @app.query()
     def introduce(message: Message, context: Context) -> Message:

@@ -59,6 +59,8 @@ class Loopback:
     clients: int
     tls: bool = False
     data: Path | None = None
+    throttle: bool = False
+    """Whether clients are as slow as their devices in the scenario."""
     environment: Mapping[str, str] = field(default_factory=dict)
     link: subprocess.Popen[bytes] | None = field(default=None, init=False)
     nodes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict, init=False)
@@ -123,6 +125,7 @@ class Loopback:
         state = self.folder / f"client-{client}"
         state.mkdir(exist_ok=True)
         config = f'partition-id={client} num-partitions={self.clients} state-dir="{state}"'
+        config += " throttle=true" if self.throttle else ""
         config += f' data="{self.data.resolve()}"' if self.data else ""
         trust = ["--insecure"] if self.keys is None else [
             "--root-certificates", self.keys.authority,
