@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 import sys
 import threading
 import time
@@ -638,6 +639,14 @@ def test_the_command_line(tmp_path) -> None:
     assert "averages" in table.stdout
     with pytest.raises(ScenarioError, match="there is none"):
         CliRunner().invoke(commands, ["run", str(fleet), "-c", "lr=1"], catch_exceptions=False)
+
+
+def test_without_flower_it_says_what_to_install(tmp_path) -> None:
+    line = ["fedsim", "run", "--flower-app", str(NUMPY), str(tmp_path / "fleet.yaml")]
+    code = f"import sys; sys.modules['flwr'] = None; sys.argv = {line}; from fedsim.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert done.stderr == "error: a Flower app needs flwr: pip install 'fedsim-lab[flower]'\n"
 
 
 def test_the_shipped_app_runs_on_the_shipped_phones(tmp_path) -> None:

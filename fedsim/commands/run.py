@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from fedsim.commands.options import DataFolder, Json, Overrides, ScenarioFile
 from fedsim.errors import ExtraMissing, ScenarioError
-from fedsim.results import Run
+
+if TYPE_CHECKING:
+    from fedsim.results import Run
 
 MANY = 24
 """More runs than this are no table that anybody reads."""
