@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import subprocess
 import sys
 import threading
 import time
@@ -314,12 +315,11 @@ def test_an_app_that_dies_is_noticed_after_a_minute_and_leaves_no_memory(grid_of
     assert code(reply) == CRASHED
     assert died == (pytest.approx(4 * fate.fraction, abs=1e-5) if at is None else at)
     assert grid.now - began == round((died + 60) * SECOND)
-    healthy = next(ordinal for ordinal in range(first + 1, 20) if fates[ordinal] is None)
-    for _ in range(first + 1, healthy):
-        grid.send_and_receive([message(grid)])
-    assert grid.send_and_receive([message(grid)])[0].content["metrics"]["count"] == survived + 1
-    if healthy == first + 1:
-        assert grid.link.trace.of(START)[-1][0] - began == round((died + 100) * SECOND)
+    [following] = grid.send_and_receive([message(grid)])
+    assert grid.link.trace.of(START)[-1][0] - began == round((died + 100) * SECOND)
+    while following.has_error():
+        [following] = grid.send_and_receive([message(grid)])
+    assert following.content["metrics"]["count"] == survived + 1
 
 
 def test_who_goes_away_at_work_is_given_up_when_a_superlink_notices(grid_of) -> None:
@@ -340,15 +340,17 @@ def test_who_goes_away_at_work_is_given_up_when_a_superlink_notices(grid_of) -> 
 
 def test_what_waits_for_a_node_that_comes_back_in_time_is_done(grid_of) -> None:
     grid = grid_of(replying(examples=10), [1.0], availability=Windows(c0=[(0, 4), (30, inf)]))
-    lost, done = grid.push_messages([message(grid), message(grid)])
+    lost, *done = grid.push_messages([message(grid) for _ in range(6)])
     grid.sleep(10 * SECOND)
     assert len(grid.get_node_ids()) == 1, "nobody has noticed yet"
     grid.sleep(31 * SECOND)
-    [reply] = grid.pull_messages([lost, done])
-    assert reply.metadata.reply_to_message_id == done
+    [reply] = grid.pull_messages([lost, *done])
     assert reply.has_content()
-    grid.sleep(30 * SECOND)
-    assert code(grid.pull_messages([lost])[0]) == UNAVAILABLE
+    assert reply.metadata.reply_to_message_id == done[0]
+    grid.sleep(100 * SECOND)
+    last = grid.pull_messages([lost, *done[1:]])
+    assert code(last[0]) == UNAVAILABLE
+    assert [reply.has_content() for reply in last[1:]] == [True] * 4
 
 
 def test_a_heartbeat_of_ones_own(grid_of) -> None:
@@ -441,6 +443,30 @@ def test_models_are_versions_by_their_content(grid_of) -> None:
     arrivals = [(row[2], row[3], row[5]) for row in grid.link.trace.of(ARRIVE)]
     assert arrivals == [(0, 0, 0), (0, 1, 0), (0, 2, 0), (1, 0, 2), (0, 1, 1)] or arrivals == [
         (0, 0, 0), (0, 1, 0), (1, 0, 2), (0, 2, 0), (0, 1, 1)]  # fmt: skip
+
+
+def test_metrics_are_means_by_examples_as_in_flowers_fedavg(grid_of) -> None:
+    app = ClientApp()
+
+    def tell(message: Message, context: Any) -> Message:
+        number = context.node_config["partition-id"]
+        metrics = {"num-examples": 1 + 2 * number, "loss": 1.0 + 4 * number, "lists": [1.0]}
+        return Message(RecordDict({"m": MetricRecord(metrics)}), reply_to=message)
+
+    app.train()(tell)
+    app.evaluate()(tell)
+    grid = grid_of(app, [1.0, 1.0])
+    replies = grid.send_and_receive([message(grid, number) for number in range(2)])
+    contents = [reply.content for reply in replies]
+    assert strategy_utils.aggregate_metricrecords(contents, "num-examples")["loss"] == 4.0
+    grid.send_and_receive([message(grid, number, kind="evaluate") for number in (1, 0)])
+    start, trained, evaluated = grid.link.progress.rows
+    assert trained["train_loss"] == evaluated["loss"] == 4.0
+    assert "loss" not in trained
+    assert (start["time_s"], trained["time_s"], evaluated["time_s"]) == (0.0, 3.0, 4.0)
+    [table] = grid.link.progress.clients
+    assert {name: list(np.atleast_1d(column)) for name, column in table.items()} == {
+        "time_s": [4.0], "version": [0], "client": [0, 1], "examples": [1, 3], "loss": [1.0, 5.0]}  # fmt: skip
 
 
 def test_what_a_client_sleeps_it_takes(grid_of) -> None:
@@ -613,6 +639,14 @@ def test_the_command_line(tmp_path) -> None:
     assert "averages" in table.stdout
     with pytest.raises(ScenarioError, match="there is none"):
         CliRunner().invoke(commands, ["run", str(fleet), "-c", "lr=1"], catch_exceptions=False)
+
+
+def test_without_flower_it_says_what_to_install(tmp_path) -> None:
+    line = ["fedsim", "run", "--flower-app", str(NUMPY), str(tmp_path / "fleet.yaml")]
+    code = f"import sys; sys.modules['flwr'] = None; sys.argv = {line}; from fedsim.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert done.stderr == "error: a Flower app needs flwr: pip install 'fedsim-lab[flower]'\n"
 
 
 def test_the_shipped_app_runs_on_the_shipped_phones(tmp_path) -> None:
