@@ -195,6 +195,10 @@ def test_what_a_scenario_says_is_text_and_nothing_else(tmp_path) -> None:
     run = fedsim.run(SERVED, out=tmp_path, picture=False)
     said = run.path / "scenario.yaml"
     said.write_text(said.read_text() + f"folder: {json.dumps(EVIL)}\n")
+    (run.path / "receipt.json").write_text(json.dumps({"versions": {EVIL: EVIL}}))
+    text = write_report([run.path], tmp_path / "page.html").read_text()
+    assert "<script>window.evil" not in text
+    assert [f"versions {EVIL}", EVIL] in [row for block in blocks(text) for row in block.get("rows", [])]
     (run.path / "receipt.json").unlink()
     (run.path / "failure.json").write_text(json.dumps({"type": "RunFailed", "message": EVIL}))
     text = write_report([run.path], tmp_path / "page.html").read_text()
