@@ -273,6 +273,8 @@ def test_in_a_browser(trained, tmp_path) -> None:
         page.run("new Promise(done => setTimeout(done, 0))")
         assert page.run("document.querySelectorAll('.run .chart .main-svg').length") > 20
         assert page.run("document.documentElement.scrollWidth") <= 390
+        drags = "[...document.querySelectorAll('.timeline .chart')].map(one => one.layout.dragmode)"
+        assert page.run(drags) == [False, False]  # a finger scrolls the page
         page.open(write_report([evil.path]))
         assert page.run("window.evil === undefined && document.querySelectorAll('figure img').length === 0")
         assert page.complaints == []
