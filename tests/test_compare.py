@@ -79,6 +79,8 @@ def test_who_never_reaches_it_is_later_than_who_does_and_that_is_all_that_is_kno
     assert isnan(found.test.effect)
     other = compared(outcome("b", [5.0] * 6, never=range(6)), outcome("a", [1.0, 2.0, 3.0, 4.0, 1.0, 2.0])).test
     assert other.p == pytest.approx(stats.binomtest(6, 6).pvalue)
+    later = compared(outcome("b", [5.0, 5.0], never=[0, 1]), outcome("a", [9.0, 1.0])).test
+    assert (later.unknown, later.p) == (1, 1.0)
     mixed = compared(outcome("a", [1.0, 7.0, 3.0, 4.0, 1.0]), outcome("b", [5.0] * 5, never=[0])).test
     assert mixed.p == pytest.approx(stats.binomtest(4, 5).pvalue)
 

@@ -195,6 +195,10 @@ def test_what_a_scenario_says_is_text_and_nothing_else(tmp_path) -> None:
     run = fedsim.run(SERVED, out=tmp_path, picture=False)
     said = run.path / "scenario.yaml"
     said.write_text(said.read_text() + f"folder: {json.dumps(EVIL)}\n")
+    (run.path / "receipt.json").write_text(json.dumps({"versions": {EVIL: EVIL}}))
+    text = write_report([run.path], tmp_path / "page.html").read_text()
+    assert "<script>window.evil" not in text
+    assert [f"versions {EVIL}", EVIL] in [row for block in blocks(text) for row in block.get("rows", [])]
     (run.path / "receipt.json").unlink()
     (run.path / "failure.json").write_text(json.dumps({"type": "RunFailed", "message": EVIL}))
     text = write_report([run.path], tmp_path / "page.html").read_text()
@@ -269,6 +273,8 @@ def test_in_a_browser(trained, tmp_path) -> None:
         page.run("new Promise(done => setTimeout(done, 0))")
         assert page.run("document.querySelectorAll('.run .chart .main-svg').length") > 20
         assert page.run("document.documentElement.scrollWidth") <= 390
+        drags = "[...document.querySelectorAll('.timeline .chart')].map(one => one.layout.dragmode)"
+        assert page.run(drags) == [False, False]  # a finger scrolls the page
         page.open(write_report([evil.path]))
         assert page.run("window.evil === undefined && document.querySelectorAll('figure img').length === 0")
         assert page.complaints == []

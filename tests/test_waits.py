@@ -116,6 +116,7 @@ def test_who_shares_a_link_and_what_it_takes_alone() -> None:
     assert crowd.alone(0, "upload", 150) == 1_500_000
     assert crowd.sharers(0, "upload", 0, 2_000_000) == [1]
     assert crowd.sharers(1, "upload", 1_000_000, 3_000_000) == [0, 2]
+    assert crowd.sharers(2, "upload", 2_000_000, 4_000_000) == [1]
     assert crowd.sharers(0, "download", 0, 2_000_000) == []  # of its own line nobody else has any
 
 

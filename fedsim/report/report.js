@@ -9,6 +9,8 @@ const LOOK = {
 };
 const CONFIG = { responsive: true, displaylogo: false, displayModeBar: false };
 const LARGE = narrow ? CONFIG : { ...CONFIG, displayModeBar: true, modeBarButtons: [["zoom2d", "pan2d", "resetScale2d"]] };
+const ROWS = { ...CONFIG, displayModeBar: true, scrollZoom: !narrow,
+               modeBarButtons: [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]] };
 
 const held = node => JSON.parse(node.parentElement.querySelector("script").textContent);
 const layoutOf = own => ({ ...LOOK, ...own, xaxis: { ...AXIS, ...own.xaxis }, yaxis: { ...AXIS, ...own.yaxis } });
@@ -72,11 +74,11 @@ function drawTimeline(node, told, spans, shown) {
     : { tickvals: shown.map((_, place) => place).filter(place => place % Math.ceil(shown.length / 30) === 0) };
   names.ticktext ??= names.tickvals.map(place => nameOf(told, shown[place]));
   const layout = layoutOf({
-    height: tall, hovermode: "closest", dragmode: narrow ? "pan" : "zoom",
+    height: tall, hovermode: "closest",
     xaxis: { title: { text: `virtual time (${told.unit})` }, range: [0, told.seconds] },
     yaxis: { title: { text: "client" }, ...names, range: [shown.length - 0.4, -0.6], zeroline: false },
   });
-  Plotly.react(node, traces, layout, { ...LARGE, scrollZoom: !narrow });
+  Plotly.react(node, traces, layout, ROWS);
 }
 
 // Tables ------------------------------------------------------------------------------------------------------------
