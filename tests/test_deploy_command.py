@@ -30,11 +30,25 @@ from fedsim.errors import ExtraMissing, RunFailed, ScenarioError
 from fedsim.flower.replay import replay
 from fedsim.results import load
 
-DEVICES = Path(__file__).parent.parent / "scenarios" / "devices.yaml"
+ROOT = Path(__file__).parent.parent
+DEVICES = ROOT / "scenarios" / "devices.yaml"
 
 
 def called(*arguments: object) -> Any:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_the_readmes_commands_are_taken(tmp_path, monkeypatch) -> None:
+    section = (ROOT / "README.md").read_text().split("## On devices")[1].split("\n## ")[0]
+    lines = [line.split()[1:] for line in section.splitlines() if line.startswith("fedsim ")]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scenarios").symlink_to(ROOT / "scenarios")
+    monkeypatch.setattr("fedsim.commands.deploy.run_here", lambda app, path, *others: None)
+    deployed(tmp_path / "deployments" / "devices", FEDBUFF)
+    assert [line[0] for line in lines] == ["deploy", "replay", "deploy"]
+    for line in lines:
+        assert called(*line).exit_code == 0, line
+    assert "fl.example.org" in (tmp_path / "deployments" / "devices" / "README.md").read_text()
 
 
 @pytest.mark.filterwarnings("ignore:GitWildMatchPattern")  # Flower's own

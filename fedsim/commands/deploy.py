@@ -66,14 +66,27 @@ def run_here(app: Path, path: Path, clients: int, tls: bool, data: Path | None, 
 
     run, console = path / "run", Console()
     clear(run)
-    with ended_politely(), Loopback(path / "federation", clients, tls, data) as loopback:
-        loopback.run(app, run)
+    with ended_politely(), Console(stderr=True).status("starting") as status:
+        with Loopback(path / "federation", clients, tls, data) as loopback:
+            loopback.run(app, run, lambda: status.update(so_far(run)))
     result = load(run)
     if as_json:
         typer.echo(json.dumps({"path": str(run), "last": result.metrics.iloc[-1].to_dict()}))
         return
     console.print(table([result]))
     console.print(f"run folder: {run}", highlight=False, soft_wrap=True)
+
+
+def so_far(run: Path) -> str:
+    """What a run has come to."""
+    from fedsim.results import load
+    from fedsim.terminal import clock
+
+    if not (run / "metrics.csv").exists():
+        return "waiting for devices"
+    last = load(run).metrics.iloc[-1].to_dict()
+    shown = ", ".join(f"{name} {last[name]:g}" for name in ("version", "updates", "lost", "accuracy") if name in last)
+    return f"{clock(last['time_s'])}: {shown}"
 
 
 @contextmanager
