@@ -84,7 +84,7 @@ def test_a_federation_with_keys_comes_to_what_the_simulator_says_and_so_does_a_r
         "upload",
         "arrive",
     ]
-    secrets = list((tmp_path / "federation" / "keys").glob("*.key"))
+    secrets = list((tmp_path / "out" / "federation" / "keys").glob("*.key"))
     assert len(secrets) == 3
     assert {stat.S_IMODE(path.stat().st_mode) for path in secrets} == {0o600}
     said = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".key")
@@ -121,9 +121,9 @@ def test_a_node_that_is_killed_loses_its_work_and_comes_back_with_its_memory(tmp
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_who_is_interrupted_leaves_nothing_behind(tmp_path, traceable, number) -> None:
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(small(SCAFFOLD, 2)))
-    process = command("deploy", tmp_path / "two.yaml", "--local", 2, "--out", tmp_path)
+    process = command("deploy", tmp_path / "two.yaml", "--local", 2, "--out", tmp_path / "out")
     end = monotonic() + 120
-    while not (tmp_path / "federation" / "client-1.log").exists():
+    while not (tmp_path / "out" / "federation" / "client-1.log").exists():
         assert process.poll() is None
         assert monotonic() < end
         sleep(0.1)

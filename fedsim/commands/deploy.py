@@ -44,6 +44,8 @@ def deploy(
     if local is not None and local != clients:
         raise ScenarioError(f"--local: {local} SuperNodes are not one for each of the scenario's {clients} clients "
                             f"(fleet.clients)")  # fmt: skip
+    if not 0 <= devices <= clients:
+        raise ScenarioError(f"--devices: {devices} are not between 0 and the scenario's {clients} clients")
     path = out or Path("deployments") / scenario.stem
     folder = Folder(path)
     folder.write(experiment.arm, devices, limit)
@@ -51,9 +53,8 @@ def deploy(
         run_here(folder.app, path, clients, tls, data, as_json)
         return
     folder.explain(clients, host, Keys.made(path / "keys", clients, [host]) if tls else None)
-    typer.echo(
-        json.dumps({"path": str(path)}) if as_json else f"wrote a Flower app; {path / 'README.md'} says how to run it"
-    )
+    said = f"wrote a Flower app; {path / 'README.md'} says how to run it"
+    typer.echo(json.dumps({"path": str(path)}) if as_json else said)
 
 
 def run_here(app: Path, path: Path, clients: int, tls: bool, data: Path | None, as_json: bool) -> None:
@@ -66,9 +67,9 @@ def run_here(app: Path, path: Path, clients: int, tls: bool, data: Path | None, 
 
     run, console = path / "run", Console()
     clear(run)
-    with ended_politely(), Console(stderr=True).status("starting") as status:
-        with Loopback(path / "federation", clients, tls, data) as loopback:
-            loopback.run(app, run, lambda: status.update(so_far(run)))
+    status = Console(stderr=True).status("starting")
+    with ended_politely(), status, Loopback(path / "federation", clients, tls, data) as loopback:
+        loopback.run(app, run, lambda: status.update(so_far(run)))
     result = load(run)
     if as_json:
         typer.echo(json.dumps({"path": str(run), "last": result.metrics.iloc[-1].to_dict()}))
