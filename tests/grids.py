@@ -66,6 +66,10 @@ class Node:
     goes: float = float("inf")
     trainings: int = 0
 
+    def here(self, now: float) -> bool:
+        """Whether it is there."""
+        return self.comes <= now < self.goes
+
 
 @dataclass
 class PaperGrid(Grid):
@@ -91,7 +95,7 @@ class PaperGrid(Grid):
 
     def here(self, node: Node) -> bool:
         """Whether it is there now."""
-        return node.comes <= self.wall.now / 1e6 < node.goes
+        return node.here(self.wall.now / 1e6)
 
     def get_node_ids(self) -> Iterable[int]:
         """Those who are there, in no order that means anything."""

@@ -134,6 +134,7 @@ def test_a_clip_norm_that_moves_is_told_to_devices_and_their_noise_is_the_simula
     base = BASE | {"wire": wire, "aggregator": {"fedavg": {"cohort": "all", "weights": "uniform"}}}
     run, _ = deployed(tmp_path, base, uneven(tmp_path))
     assert difference(run, simulated(tmp_path, base)) == 0
+    assert "every device know" in run.receipt["deployment"]["noise"]
 
 
 def test_the_model_travels_once_for_all_who_start_from_it_and_what_is_sent_beside_it_too(tmp_path) -> None:
@@ -278,6 +279,18 @@ def test_what_goes_up_beside_a_change_is_looked_at_too(tmp_path) -> None:
 
     run, _ = deployed(tmp_path, SCAFFOLD, one_unlike(tmp_path, with_content(without_extra)))
     assert set(kinds(run, 0, "misshapen", "infinite")) == {"misshapen"}
+
+
+def test_a_node_that_is_away_for_a_moment_is_asked_again_and_what_it_was_at_is_nobodys(tmp_path) -> None:
+    nodes = one_unlike(tmp_path, seconds=(4.0, 0.5))
+    away = nodes[0]
+    away.here = lambda now: not 1.0 <= now < 2.0
+    run, _ = deployed(tmp_path, FEDAVG | {"until": {"versions": 8}}, nodes)
+    story = kinds(run, 0, "join", "start", "leave", "lost", "arrive")
+    assert story[:6] == ["join", "start", "leave", "lost", "join", "start"]
+    assert "unasked" in kinds(run, 0, "unasked")
+    assert story.count("leave") == 1
+    same_again(run, tmp_path)
 
 
 def test_a_device_that_raises_has_failed_and_is_asked_again_after_a_while(tmp_path) -> None:

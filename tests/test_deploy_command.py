@@ -30,11 +30,27 @@ from fedsim.errors import ExtraMissing, RunFailed, ScenarioError
 from fedsim.flower.replay import replay
 from fedsim.results import load
 
-DEVICES = Path(__file__).parent.parent / "scenarios" / "devices.yaml"
+ROOT = Path(__file__).parent.parent
+DEVICES = ROOT / "scenarios" / "devices.yaml"
 
 
 def called(*arguments: object) -> Any:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_the_readmes_commands_are_taken(tmp_path, monkeypatch) -> None:
+    section = (ROOT / "README.md").read_text().split("## On devices")[1].split("\n## ")[0]
+    lines = [line.split()[1:] for line in section.splitlines() if line.startswith("fedsim ")]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scenarios").symlink_to(ROOT / "scenarios")
+    monkeypatch.setattr("fedsim.commands.deploy.run_here", lambda app, path, *others: None)
+    deployed(tmp_path / "made", FEDBUFF)
+    assert [line[0] for line in lines] == ["deploy", "replay", "deploy"]
+    for line in lines:
+        if line[0] == "replay":
+            (tmp_path / "made" / "run").rename(line[1])
+        assert called(*line).exit_code == 0, line
+    assert "fl.example.org" in (tmp_path / "deployments" / "devices" / "README.md").read_text()
 
 
 @pytest.mark.filterwarnings("ignore:GitWildMatchPattern")  # Flower's own
@@ -72,6 +88,7 @@ WRONG = {
         "--local: 3 SuperNodes are not one for each of the scenario's 4 clients",
     ),
     "no duration": (["--answer-limit", "soon"], "--answer-limit: expected a number with a unit"),
+    "more devices than clients": (["--devices", 5], "--devices: 5 are not between 0 and the scenario's 4 clients"),
     "no clients": (["fleet.clients=none"], "fleet.clients"),
     "peers": (
         ["peers=dpsgd", "aggregator=null", "wire=null", "network={ring: {capacity: 1 Mbit/s}}"],
@@ -86,6 +103,15 @@ def test_what_cannot_be_deployed_is_said_before_anything_is_written(tmp_path, na
     with pytest.raises(ScenarioError, match=re.escape(why)):
         raise called("deploy", DEVICES, *options, "--out", tmp_path / "out").exception
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(ScenarioError, match="no deployment that could be replaced"):
+        raise called("deploy", DEVICES, "--out", tmp_path).exception
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    for _ in range(2):
+        assert called("deploy", DEVICES, "--out", tmp_path / "new").exit_code == 0
 
 
 @pytest.mark.parametrize("verb", ["deploy", "replay"])

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
@@ -285,6 +284,8 @@ def _unsketched(sight: Sight) -> Tensor:
 def matched(found: Tensor, true: Tensor) -> Tensor:
     """Found examples (B, *shape) in the order that matches the true ones best, by mean squared error."""
     errors = (found.double()[None] - true.double()[:, None]).square().flatten(2).mean(2)
+    from scipy.optimize import linear_sum_assignment  # slow to import, and few need it
+
     return found[linear_sum_assignment(errors.cpu().numpy())[1]]
 
 

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import numpy as np
 from pydantic import Field
-from scipy.optimize import minimize
 from torch import Tensor
 
 from fedsim.combiners.combiner import Memory
@@ -45,6 +44,8 @@ class CAGrad:
         def dual(w: np.ndarray) -> tuple[float, np.ndarray]:
             length = sqrt(max(float(w @ gram @ w), 1e-16))
             return float(w @ to_mean) + reach * length, to_mean + reach * (gram @ w) / length
+
+        from scipy.optimize import minimize  # slow to import, and few need it
 
         found = minimize(dual, np.full(count, 1 / count), jac=True, method="SLSQP", bounds=[(0, 1)] * count,
                          constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(count)},

@@ -51,6 +51,8 @@ def deploy(
     if local is not None and local != clients:
         raise ScenarioError(f"--local: {local} SuperNodes are not one for each of the scenario's {clients} clients "
                             f"(fleet.clients)")  # fmt: skip
+    if not 0 <= devices <= clients:
+        raise ScenarioError(f"--devices: {devices} are not between 0 and the scenario's {clients} clients")
     path = out or Path("deployments") / scenario.stem
     folder = Folder(path)
     folder.write(experiment.arm, devices, limit)
@@ -58,9 +60,8 @@ def deploy(
         run_here(folder.app, path, Loopback(path / "federation", clients, tls, data, throttle), as_json)
         return
     folder.explain(clients, host, Keys.made(path / "keys", clients, [host]) if tls else None)
-    typer.echo(
-        json.dumps({"path": str(path)}) if as_json else f"wrote a Flower app; {path / 'README.md'} says how to run it"
-    )
+    said = f"wrote a Flower app; {path / 'README.md'} says how to run it"
+    typer.echo(json.dumps({"path": str(path)}) if as_json else said)
 
 
 def run_here(app: Path, path: Path, loopback: Loopback, as_json: bool) -> None:
@@ -73,14 +74,27 @@ def run_here(app: Path, path: Path, loopback: Loopback, as_json: bool) -> None:
 
     run, console = path / "run", Console()
     clear(run)
-    with ended_politely(), loopback:
-        loopback.run(app, run)
+    status = Console(stderr=True).status("starting")
+    with ended_politely(), status, loopback:
+        loopback.run(app, run, lambda: status.update(so_far(run)))
     result = load(run)
     if as_json:
         typer.echo(json.dumps({"path": str(run), "last": result.metrics.iloc[-1].to_dict()}))
         return
     console.print(table([result]))
     console.print(f"run folder: {run}", highlight=False, soft_wrap=True)
+
+
+def so_far(run: Path) -> str:
+    """What a run has come to."""
+    from fedsim.results import load
+    from fedsim.terminal import clock
+
+    if not (run / "metrics.csv").exists():
+        return "waiting for devices"
+    last = load(run).metrics.iloc[-1].to_dict()
+    shown = ", ".join(f"{name} {last[name]:g}" for name in ("version", "updates", "lost", "accuracy") if name in last)
+    return f"{clock(last['time_s'])}: {shown}"
 
 
 @contextmanager

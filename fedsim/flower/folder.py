@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from fedsim.errors import ScenarioError
 from fedsim.flower.authority import Keys
 from fedsim.flower.server import ANSWER_LIMIT
 from fedsim.scenario import Arm
@@ -102,8 +103,13 @@ class Folder:
         return self.path / "app"
 
     def write(self, arm: Arm, devices: int = 0, answer_limit: int = ANSWER_LIMIT) -> None:
-        """The app of a scenario, for so many devices (0: all clients); `answer_limit` in microseconds."""
+        """The app of a scenario, for so many devices (0: all clients); `answer_limit` in microseconds.
+
+        ScenarioError if something else is in the folder.
+        """
         package = self.app / "fedsim_app"
+        if self.path.exists() and any(self.path.iterdir()) and not package.exists():
+            raise ScenarioError(f"{self.path} is there already, and is no deployment that could be replaced")
         package.mkdir(parents=True, exist_ok=True)
         settings = PYPROJECT.format(devices=devices, answer_limit=answer_limit / SECOND)
         (self.app / "pyproject.toml").write_text(settings)

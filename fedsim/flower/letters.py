@@ -124,7 +124,7 @@ def _read(content: RecordDict, found: Callable[[RecordDict], Word]) -> Word:
     try:
         return found(content)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise Garbled(f"{type(error).__name__}: {error}") from None
+        raise Garbled(f"{type(error).__name__}: {error}"[:200]) from None
 
 
 def _whole(value: object) -> int:

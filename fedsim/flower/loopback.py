@@ -230,9 +230,10 @@ class Loopback:
     def result(self, call: subprocess.Popen[str]) -> dict:
         """What it says, in JSON. RunFailed if it says something else."""
         said, _ = call.communicate(timeout=START_LIMIT)
-        if call.returncode or "{" not in said:
+        told = json.loads(said[said.index("{") :]) if "{" in said else {}
+        if call.returncode or not told.get("success"):
             raise RunFailed(f"flwr {' '.join(call.args[1:3])}: {said[-2000:].strip()}")  # type: ignore[index]
-        return json.loads(said[said.index("{") :])
+        return told
 
     def server_log(self, name: str) -> Path:
         """What the server has said in a run, as a file."""

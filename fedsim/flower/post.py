@@ -47,8 +47,6 @@ class Post:
         return [errand for name, errand in sent.items() if name not in taken]
 
     def fetch(self) -> Iterator[tuple[Errand, Message]]:
-        """The replies that have come, each once, in the order in which their errands were sent."""
-        replies = list(self.grid.pull_messages(list(self.under_way))) if self.under_way else []
-        found = {reply.metadata.reply_to_message_id: reply for reply in replies}
-        for name in [name for name in self.under_way if name in found]:
-            yield self.under_way.pop(name), found[name]
+        """The replies that have come, each once."""
+        for reply in list(self.grid.pull_messages(list(self.under_way))) if self.under_way else []:
+            yield self.under_way.pop(reply.metadata.reply_to_message_id), reply

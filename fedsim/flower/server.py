@@ -41,6 +41,8 @@ class Deployment(LiveCell):
     """Its digest; whoever has been given another one is not asked."""
     devices: int = field(kw_only=True)
     """So many have to be there before time 0."""
+    private: bool = False
+    """Whether devices add noise to their gradients."""
     answer_limit: int = ANSWER_LIMIT
     wall: Wall = field(default_factory=Wall)
     known: set[int] = field(default_factory=set, init=False)
@@ -89,6 +91,8 @@ class Deployment(LiveCell):
     def facts(self) -> dict[str, Any]:
         """What it was run with."""
         told = {"flwr": version("flwr"), "devices": self.devices, "answer_limit_s": self.answer_limit / SECOND}
+        if self.sending.privacy.noise is not None or self.private:
+            told["noise"] = "drawn from the scenario's seed, which the server and every device know"
         return {"deployment": told}
 
     def exchange(self) -> None:
@@ -158,10 +162,10 @@ class Deployment(LiveCell):
             self.blame(None, f"a node says that it is client {client} of scenario {introduction.scenario}; this is "
                              f"{self.scenario}, of {len(self.work.held)} clients")  # fmt: skip
             return
-        if client in self.nodes:
+        if self.nodes.get(client, node) != node:
             self.dismiss(self.nodes[client], "another node has taken its place")
         self.nodes[client] = node
-        if self.begun:
+        if self.begun and client not in self.here:
             self.appear(self.moment(), [client])
 
     # What is sent and heard ------------------------------------------------------------------------------------------
@@ -245,8 +249,9 @@ class Deployment(LiveCell):
             delta = self.sending.read(task, answer.message)
         except Exception as fault:  # a stranger's message, and any codec's way to stumble over it
             raise Garbled(f"{type(fault).__name__}: {fault}") from None
-        if not delta.is_floating_point():
-            raise Garbled(f"a change is in numbers, not in {delta.dtype}")
+        for vector in [delta] if answer.extra is None else [delta, answer.extra]:
+            if not vector.is_floating_point():
+                raise Garbled(f"a change is in numbers, not in {vector.dtype}")
         result = LocalResult(delta, answer.loss, answer.square_loss, extra=answer.extra, within=answer.within)
         return result, answer.began, answer.ended
 

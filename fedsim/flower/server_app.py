@@ -50,6 +50,7 @@ def serve(scenario: Path, grid: Grid, config: Mapping[str, Any], wall: Wall | No
             simulation.world, simulation.aggregator, simulation.work, simulation.progress, wire=simulation.wire,
             post=Post(grid), scenario=experiment.arm.digest, devices=config["devices"] or len(simulation.work.held),
             answer_limit=round(config["answer-limit"] * SECOND), wall=wall or Wall(),
+            private=experiment.trainer.private is not None,
         )  # fmt: skip
 
     return conduct(experiment, out, live=live)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 from fedsim.data import Dataset, Parts
@@ -64,5 +63,7 @@ def auc(good: np.ndarray, bad: np.ndarray) -> float:
     """
     if not len(good) or not len(bad):
         return float("nan")
+    from scipy.stats import rankdata  # slow to import, and few need it
+
     ranks = rankdata(np.concatenate([good, bad]))[: len(good)]
     return float((ranks.sum() - len(good) * (len(good) + 1) / 2) / (len(good) * len(bad)))
