@@ -10,18 +10,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedsim.conduct import run
+    from fedsim.conduct import resume, run
     from fedsim.results import Run, load
 
-__all__ = ["Run", "load", "run"]
+__all__ = ["Run", "load", "resume", "run"]
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use, so that reading results or printing help does not wait for torch."""
-    if name == "run":
-        from fedsim.conduct import run
+    if name in ("run", "resume"):
+        from fedsim import conduct
 
-        return run
+        return getattr(conduct, name)
     if name in __all__:
         from fedsim import results
 

@@ -164,7 +164,7 @@ class Unpacking:
     def __init__(
         self, arrays: Mapping[str, np.ndarray], records: Sequence[Facts], standing: Mapping[int, Any] | None = None
     ) -> None:
-        self._arrays, self._tensors = arrays, {name: torch.from_numpy(each.copy()) for name, each in arrays.items()}
+        self._arrays, self._tensors = arrays, {name: torch.tensor(each) for name, each in arrays.items()}
         standing = standing or {}
         self.records: list[Any] = [
             standing[place] if place in standing else object.__new__(RECORDS[kind])
