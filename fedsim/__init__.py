@@ -10,19 +10,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fedsim.conduct import run
+    from fedsim.conduct import resume, run
     from fedsim.results import Run, load
     from fedsim.sweeping import sweep
 
-__all__ = ["Run", "load", "run", "sweep"]
+__all__ = ["Run", "load", "resume", "run", "sweep"]
 
 
 def __getattr__(name: str) -> Any:
     """Import on first use, so that reading results or printing help does not wait for torch."""
-    if name == "run":
-        from fedsim.conduct import run
+    if name in ("run", "resume"):
+        from fedsim import conduct
 
-        return run
+        return getattr(conduct, name)
     if name == "sweep":
         from fedsim.sweeping import sweep
 

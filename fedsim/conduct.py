@@ -19,7 +19,7 @@ from fedsim.accelerator import device_of, exactly
 from fedsim.checkpoints import FOLDER, Checkpoints
 from fedsim.coded import CodedSimulation
 from fedsim.data import Dataset
-from fedsim.errors import Interrupted
+from fedsim.errors import Interrupted, ScenarioError
 from fedsim.experiment import Experiment, assemble
 from fedsim.folder import SCENARIO, RunFolder
 from fedsim.keeping import Keeper
@@ -196,6 +196,8 @@ def resume(
     """
     found, data = load(path), None if data is None else Path(data)
     arms = scenario.read(found.scenario)
+    if len(arms) > 1 and not found.planned:
+        raise ScenarioError(f"{path}: it was cut off before any of its runs had begun; run it anew")
     if found.planned:
         named = zip(arms, found.planned.items(), strict=True)
         arms = [replace(arm, label=label, coordinates=where) for arm, (label, where) in named]

@@ -169,7 +169,7 @@ class Unpacking:
         device: torch.device = CPU,
     ) -> None:  # fmt: skip
         self._arrays = arrays
-        self._tensors = {name: torch.from_numpy(each.copy()).to(device) for name, each in arrays.items()}
+        self._tensors = {name: torch.tensor(each, device=device) for name, each in arrays.items()}
         standing = standing or {}
         self.records: list[Any] = [
             standing[place] if place in standing else object.__new__(RECORDS[kind])

@@ -25,7 +25,7 @@ from fedsim.rng import stream
 SHORT = {"until": {"versions": 6}, "evaluate": {"every": "1 min"}}
 ROUGH = {"clients": 8, "devices": "fedscale", "availability": {"markov": {"on": "2 h", "off": "10 min"}}, "drop": 0.2}
 """Clients come, go and break."""
-SLOW = {"network": {"ring": {"capacity": "20 kbit/s", "latency": "10 ms"}},
+SLOW = {"network": {"ring": {"capacity": "1 kbit/s", "latency": "10 ms"}},
         "fleet": {"clients": 8, "devices": "fedscale", "stragglers": {"lognormal": {"sigma": 0.5}}}}  # fmt: skip
 """A message takes longer than a training, and no two trainings take equally long."""
 CALM = {"clients": 8, "devices": "fedscale"}

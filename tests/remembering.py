@@ -14,12 +14,14 @@ from test_personal import ATTACK
 from test_secure import DIGITS as SECURE
 from test_secure import FAILING
 
+NARROW = {"network": {"star": {"latency": "2 s", "server_down": "10 kbit/s", "server_up": "10 kbit/s"}}}
+"""Models are under way for most of the time."""
 EVERYBODY = {"cohort": "all"}
 SHOWN = {"evaluate": {"every": "1 min", "clients": True}}
 SGD = {"sgd": {"lr": 0.1, "momentum": 0.9}}
 ADAM = {"adam": {"lr": 0.01}}
 FRUGAL = {"frugal": {"lr": 0.01}}
-NOISE = {"clip": {"adaptive": {"norm": 0.2, "count": 2.0}}, "noise": {"multiplier": 0.5}}
+NOISE = {"clip": {"adaptive": {"norm": 5.0, "count": 2.0}}, "noise": {"multiplier": 0.5}}
 EDGES = {"network": TREE, "edges": {"aggregator": {"fedavg": {"cohort": 2, "goal": 1}}, "rounds": 2}}
 POINTLESS = {"lie": {"scaled": {"factor": 1e44}}, "share": 0.25}
 """In float32 that is infinite, so that servers refuse it."""
@@ -51,6 +53,10 @@ CLIENTS = {
                    evaluate={"every": "1 min", "clients": True, "train": True}),
 }  # fmt: skip
 SERVERS = {
+    "models under way": of("fedbuff", **NARROW),
+    "variates under way": of("scaffold", **NARROW),
+    "models under way from edges": of("fedavg", with_=EVERYBODY, **EDGES | {"network": {"tree": {
+        **TREE["tree"], "latency": "5 s", "backhaul_latency": "9 s"}}}),
     "refusals": attacked("fedbuff", POINTLESS),
     "refused rounds": attacked("fedavg", POINTLESS, with_={"cohort": 2}),
     "oort": of("fedavg", with_=COHORT, select={"oort": {"explore": 0.5}}),
@@ -75,7 +81,7 @@ SERVERS = {
     "secure": SECURE | {"wire": {"secure": {"bound": 1.0, "bits": 20}}, "fleet": FAILING},
     "deadline": of("fedavg", with_={"cohort": 6, "goal": 4, "deadline": "2 min"}),
     "accuracy": of("fedbuff", until={"versions": 40, "accuracy": 0.5}),
-    "robust": of("fedbuff", evaluate={"every": "1 min", "train": True, "clients": True}),
+    "measured often": of("fedbuff", evaluate={"every": "1 s", "train": True, "clients": True}),
     "one by one": of("fedbuff", {"optimizer": SGD, "optimizer_state": "kept"}, executor="inline"),
     "small stacks": of("fedbuff", executor={"stacked": {"budget": "8 kB", "ahead": True}}),
 }  # fmt: skip

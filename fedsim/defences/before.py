@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,7 +17,6 @@ class NearestNeighbourMixing(Defence):
 
     rule: Defence
     liars: Some
-    changing: ClassVar[tuple[str, ...]] = ("rule",)
 
     @property
     def least(self) -> int:
@@ -45,7 +43,6 @@ class Bucketing(Defence):
     rule: Defence
     size: Count = 2
     seed: int = 0
-    changing: ClassVar[tuple[str, ...]] = ("rule",)
 
     @property
     def liars(self) -> int:  # type: ignore[override]
