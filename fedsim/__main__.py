@@ -15,6 +15,7 @@ from fedsim.commands import (
     deploy,
     describe,
     draw,
+    figure,
     replay,
     report,
     resume,
@@ -38,6 +39,7 @@ app.command()(report.report)
 app.command()(compare.compare)
 app.command()(trace.trace)
 app.command()(scorecard.scorecard)
+app.command()(figure.figure)
 app.command()(calibrate.calibrate)
 app.command()(describe.schema)
 app.command("list")(describe.list_)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -20,7 +19,7 @@ from fedsim import scenario
 from fedsim.cluster import connect, need_ray
 from fedsim.conduct import Finished, conduct
 from fedsim.data import Dataset
-from fedsim.errors import RunFailed, ScenarioError
+from fedsim.errors import Interrupted, RunFailed, ScenarioError
 from fedsim.executors.remote import RETRIES
 from fedsim.experiment import assemble
 from fedsim.folder import COMPARISON, RunFolder
@@ -44,7 +43,7 @@ class Job:
     def run(self) -> None:
         """Conduct them; whatever goes wrong stands in the folders of those whom it has stopped."""
         for path in self.paths:
-            shutil.rmtree(path, ignore_errors=True)
+            (path / "failure.json").unlink(missing_ok=True)
         try:
             loaded: dict[str, Dataset] = {}
             experiments = [assemble(arm, self.data, loaded) for one in self.scenarios for arm in scenario.read(one)]
@@ -53,7 +52,9 @@ class Job:
                 apart = conduct_together([experiments[place] for place in left], [self.paths[place] for place in left])
                 left = [left[place] for place in apart]
             for place in left:
-                conduct(experiments[place], self.paths[place])
+                conduct(experiments[place], self.paths[place], resume=lambda line: None)
+        except Interrupted:
+            raise
         except Exception as error:
             self.stopped(error)
 
@@ -80,7 +81,8 @@ def sweep(
 ) -> Run:
     """Run all that a scenario compares and sweeps into one folder, several at a time; failed runs say so in theirs.
 
-    Called again, it does what has not come to its end; runs that share their timeline pass time once.
+    Called again, it does what has not come to its end. Runs that share their timeline pass time once, and begin anew if
+    they were cut off; others go on from their last checkpoint.
 
     Args:
         source: a scenario file, or the same as a mapping.

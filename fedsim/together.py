@@ -9,6 +9,7 @@ from time import monotonic
 from typing import cast
 
 from fedsim.abreast import pass_abreast
+from fedsim.accelerator import exactly
 from fedsim.conduct import write_yield
 from fedsim.experiment import Experiment
 from fedsim.folder import RunFolder
@@ -39,7 +40,8 @@ def conduct_together(experiments: Sequence[Experiment], paths: Sequence[Path]) -
         cast("ServerSimulation", one.simulation(trace, record=lambda progress, folder=folder: record(folder, progress)))
         for one, folder in zip(experiments, folders, strict=True)
     ]
-    lanes = pass_abreast(simulations)
+    with exactly():
+        lanes = pass_abreast(simulations)
     trace.flush()
     links = loaded(experiments[0].graph, load(paths[0]).trace, Federation.of(experiments[0].arm.resolved))
     for lane, one, folder in zip(lanes, experiments, folders, strict=True):

@@ -7,11 +7,12 @@ failed.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from textwrap import fill
@@ -120,12 +121,14 @@ class Figure:
         self.verdicts += verdicts
 
     def end(self, draw: Callable[[], Drawing]) -> None:
-        """Draw, print the verdicts, and leave with 1 if one of them is FAIL."""
+        """Draw, print the verdicts, write them beside the picture, and leave with 1 if one of them is FAIL."""
         self.options.out.mkdir(parents=True, exist_ok=True)
         drawing = draw()
         drawing.text(0.01, -0.01, fill(self.setting, 200), fontsize=5, alpha=0.7, va="top")
         for kind in ("png", "pdf"):
             drawing.savefig(self.options.out / f"{self.stem}.{kind}", bbox_inches="tight")
+        told = {"title": self.title, "setting": self.setting, "verdicts": [asdict(one) for one in self.verdicts]}
+        (self.options.out / f"{self.stem}.json").write_text(json.dumps(told, indent=2) + "\n")
         self.console.print(f"{self.options.out / self.stem}.png")
         for verdict in self.verdicts:
             colour = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}[verdict.outcome]

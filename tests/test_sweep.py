@@ -15,7 +15,9 @@ from test_experiment import SMALL, command
 import fedsim
 from fedsim import sweeping
 from fedsim.axes import override
-from fedsim.errors import RunFailed, ScenarioError
+from fedsim.checkpoints import FOLDER, Checkpoints
+from fedsim.conduct import conduct
+from fedsim.errors import Interrupted, RunFailed, ScenarioError
 from fedsim.intervals import mean_and_half
 from fedsim.results import Run
 from fedsim.summary import summary
@@ -99,9 +101,29 @@ def test_a_run_that_fails_stops_no_other(tmp_path) -> None:
 
 
 def test_what_stops_a_job_stands_in_its_folders(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(sweeping, "conduct", lambda *_: 1 / 0)
+    monkeypatch.setattr(sweeping, "conduct", lambda *_, **__: 1 / 0)
     found = swept(tmp_path, "seed=0,1")
     assert [run.failure for run in found.arms] == ["division by zero"] * 2
+
+
+def test_a_run_that_was_stopped_is_no_failure_and_is_taken_up_again(tmp_path, monkeypatch) -> None:
+    def stop(experiment, path, resume) -> Run:
+        conduct(experiment, path, watch=lambda progress, now: signal.raise_signal(signal.SIGINT))
+        raise AssertionError
+
+    monkeypatch.setattr(sweeping, "conduct", stop)
+    with pytest.raises(Interrupted):
+        swept(tmp_path, "seed=0,1")
+    [cut] = tmp_path.glob("scenario/*/seed_0")
+    assert list((cut / FOLDER).iterdir())
+    assert Run(cut).failure is None
+    resumed = []
+    monkeypatch.setattr(
+        sweeping, "conduct", lambda *found, resume: resumed.append(Checkpoints(found[1] / FOLDER).latest()[0])
+        or conduct(*found, resume=resume))  # fmt: skip
+    found = swept(tmp_path, "seed=0,1")
+    assert [one is not None for one in resumed] == [True, False]
+    assert weights(found.arms[0]) == weights(fedsim.run(found.arms[0].scenario, out=tmp_path, picture=False))
 
 
 @pytest.mark.parametrize(

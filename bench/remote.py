@@ -1,0 +1,64 @@
+"""One round of a convolutional network on all cores: the executor `remote` against `inline`.
+
+Run by `python -m bench.remote`, when nobody else works on the machine: seconds are those of the clock, and the load of
+the machine is printed with them. FedAvg, 20 clients a round, its CNN, Fashion-MNIST (where it is looked for: README);
+one thread a worker. Rounds take turns in one process; what comes out is compared to the bit.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from fedsim import scenario
+from fedsim.experiment import Experiment, assemble
+from fedsim.trace import Trace
+
+BASE: dict[str, Any] = {
+    "until": {"versions": 1},
+    "data": {"fashion_mnist": {"partition": "iid"}},
+    "model": "cnn_mnist",
+    "fleet": {"clients": 20, "devices": "fedscale"},
+    "local": {"steps": 5, "batch": 10, "optimizer": {"sgd": {"lr": 0.05}}},
+    "aggregator": {"fedavg": {"cohort": 20}},
+    "evaluate": {"every": "10 h"},
+}
+
+
+def experiment(executor: Any, rounds: int) -> Experiment:
+    """With so many rounds."""
+    [arm] = scenario.read({**BASE, "executor": executor, "until": {"versions": rounds}})
+    return assemble(arm)
+
+
+def timed(one: Experiment) -> tuple[float, torch.Tensor]:
+    """Seconds of a run, and its model."""
+    simulation: Any = one.simulation(Trace())
+    began = perf_counter()
+    simulation.run()
+    return perf_counter() - began, simulation.aggregator.params
+
+
+def main() -> None:
+    """The README's line."""
+    torch.set_num_threads(1)
+    rounds, repeats = (int(word) for word in (*sys.argv[1:], "3", "5")[:2])
+    workers = os.cpu_count() or 1
+    here, there = experiment("inline", rounds), experiment({"remote": {"workers": workers}}, rounds)
+    timed(there)  # starts the workers
+    pairs = [(timed(here), timed(there)) for _ in range(repeats)]
+    ratios = [one[0] / other[0] for one, other in pairs]
+    same = all(torch.equal(one[1], other[1]) for one, other in pairs)
+    print(f"{here.layout.size:,} parameters, {rounds} rounds: inline {median(p[0][0] for p in pairs):.2f} s, "
+          f"remote on {workers} cores {median(p[1][0] for p in pairs):.2f} s; {median(ratios):.2f}x "
+          f"({min(ratios):.2f}-{max(ratios):.2f}); {'the same to the bit' if same else 'NOT THE SAME'}; "
+          f"load {os.getloadavg()[0]:.1f}")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
