@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any
 
 import torch
+from fedsim_kernels.language import noted
 from torch import Tensor
 
 from fedsim import scenario
@@ -54,7 +55,7 @@ def conduct(experiment: Experiment, path: Path, watch: Watch = lambda progress, 
 
     simulation = experiment.simulation(trace, record=record, watch=watch)
     try:
-        with exactly():
+        with exactly(), noted() as kernels:
             simulation.run()
     except Exception as error:
         folder.failure(error)
@@ -71,7 +72,7 @@ def conduct(experiment: Experiment, path: Path, watch: Watch = lambda progress, 
     if listener is not None:
         folder.leakage(*listener.reconstructions())
     folder.batches(experiment.trainer.paces)
-    folder.receipt(_receipt(simulation, experiment, monotonic() - began))
+    folder.receipt(_receipt(simulation, experiment, monotonic() - began, kernels))
     return load(path)
 
 
@@ -104,7 +105,7 @@ def foresee(experiment: Experiment) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _receipt(simulation: Federated, experiment: Experiment, seconds: float) -> dict[str, Any]:
+def _receipt(simulation: Federated, experiment: Experiment, seconds: float, kernels: Collection[str]) -> dict[str, Any]:
     progress, trace, trainer = simulation.progress, simulation.trace, experiment.trainer
     told: dict[str, Any] = {}
     if isinstance(simulation, ServerSimulation):
@@ -115,6 +116,7 @@ def _receipt(simulation: Federated, experiment: Experiment, seconds: float) -> d
         "scenario": experiment.arm.digest,
         "seed": experiment.arm.keys.seed,
         "device": {"kind": experiment.params.device.type, "card": card(experiment.params.device)},
+        "kernels": sorted(kernels),
         "versions": {"python": platform.python_version(), **{
             name: version(name) for name in ("fedsim-lab", "numpy", "simpy", "torch")}},
         "counts": {"versions": progress.version, "updates": progress.updates, "lost": progress.lost,

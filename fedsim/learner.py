@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from torch import Tensor
 from torch.optim import Optimizer
 
+from fedsim.optimizers.step import step as take
 from fedsim.vector import Layout, weighted_sum
 from fedsim.work import Deferred
 
@@ -42,7 +43,7 @@ class Learner:
         leaves = self.leaves[model]
         for name, view in self.layout.unflatten(gradient.to(self.params[model].dtype)).items():
             leaves[name].grad = view
-        self.optimizers[model].step()
+        take(self.optimizers[model])
         self.params[model] = self.layout.join(leaves)
 
 
