@@ -61,7 +61,8 @@ class Stack:
 
 def move(params: Named, grads: Mapping[str, Tensor]) -> None:
     """Plain SGD."""
-    torch._foreach_add_(list(params.values()), [grads[name] for name in params], alpha=-LR)
+    for name, part in params.items():
+        part.add_(grads[name], alpha=-LR)
 
 
 def bare(stack: Stack) -> Step:
