@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from functools import partial
@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any
 
 import torch
+from fedsim_kernels.language import noted
 from torch import Tensor
 
 from fedsim import scenario
@@ -68,7 +69,7 @@ def conduct(
     simulation.progress.look = keeper.look
     repetition = Repetition(experiment, simulation, trace, checkpoint) if checkpoint else None
     try:
-        with keeper.heeding(), exactly():
+        with keeper.heeding(), exactly(), noted() as kernels:
             simulation.run()
         if repetition:
             repetition.check_over()
@@ -81,12 +82,14 @@ def conduct(
         folder.tables(simulation.progress)
         trace.flush()
         folder.links(loaded(experiment.graph, load(path).trace, Federation.of(experiment.arm.resolved)))
-    write_yield(folder, simulation, experiment, monotonic() - began)
+    write_yield(folder, simulation, experiment, monotonic() - began, kernels)
     checkpoints.clear()
     return load(path)
 
 
-def write_yield(folder: RunFolder, simulation: Federated, experiment: Experiment, seconds: float) -> None:
+def write_yield(
+    folder: RunFolder, simulation: Federated, experiment: Experiment, seconds: float, kernels: Collection[str]
+) -> None:
     """What a run that has come to its end leaves in its folder: the models, what else was found, and the receipt."""
     if not experiment.timing_only:
         for stem, params in models(simulation).items():
@@ -96,7 +99,7 @@ def write_yield(folder: RunFolder, simulation: Federated, experiment: Experiment
     if listener is not None:
         folder.leakage(*listener.reconstructions())
     folder.batches(experiment.trainer.paces)
-    folder.receipt(receipt(simulation, experiment, seconds))
+    folder.receipt(receipt(simulation, experiment, seconds, kernels))
 
 
 def models(simulation: Federated) -> dict[str, Tensor]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from fedsim_kernels.combinations import combinations
+from fedsim_kernels.language import launches
 from torch import Tensor
 
 from fedsim.coding.jobdata import JobData
@@ -69,10 +71,18 @@ class Encoder:
         return [(whole[k].clone() * share, mean * share) for k, mean in enumerate(means)]
 
     def _message(self, task: CodedTask, known: dict[Key, tuple[Tensor, float]]) -> LocalResult:
-        total, loss = torch.zeros_like(task.params, dtype=torch.float64), 0.0
-        for chunk, coefficient in zip(task.chunks, task.coefficients, strict=True):
-            if (task.ordinal, chunk) in known:
-                gradient, own = known[task.ordinal, chunk]
-                total.add_(gradient, alpha=coefficient)
-                loss += own
+        pairs = zip(task.chunks, task.coefficients, strict=True)
+        parts = [(*known[task.ordinal, chunk], by) for chunk, by in pairs if (task.ordinal, chunk) in known]
+        total = self._total([gradient for gradient, _, _ in parts], [by for _, _, by in parts], task.params)
+        loss = sum((own for _, own, _ in parts), 0.0)
         return LocalResult(total if task.coded else total.to(task.params.dtype), loss)
+
+    def _total(self, gradients: Sequence[Tensor], coefficients: Sequence[float], like: Tensor) -> Tensor:
+        """Of gradients (P,) times their coefficients, in float64."""
+        if gradients and launches(gradients[0]):
+            row = like.new_tensor([coefficients], dtype=torch.float64)
+            return combinations(torch.stack(list(gradients)), row)[0]
+        total = torch.zeros_like(like, dtype=torch.float64)
+        for gradient, coefficient in zip(gradients, coefficients, strict=True):
+            total.add_(gradient, alpha=coefficient)
+        return total

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim import Optimizer
 
+from fedsim.optimizers.step import step as take
 from fedsim.vector import Layout, weighted_sum
 from fedsim.work import Deferred
 
@@ -58,7 +59,7 @@ class Learner:
         leaves = self.leaves[model]
         for name, view in self.layout.unflatten(gradient.to(self.params[model].dtype)).items():
             leaves[name].grad = view
-        self.optimizers[model].step()
+        take(self.optimizers[model])
         self.params[model] = self.layout.join(leaves)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Collection
 from importlib.metadata import version
 from typing import Any
 
@@ -15,8 +16,8 @@ from fedsim.server import ServerSimulation
 from fedsim.swarm import Swarm
 
 
-def receipt(simulation: Federated, experiment: Experiment, seconds: float) -> dict[str, Any]:
-    """Versions, counts, the digest of the trace, and what was disclosed; `seconds` are those of the wall."""
+def receipt(simulation: Federated, experiment: Experiment, seconds: float, kernels: Collection[str]) -> dict[str, Any]:
+    """Versions, counts, the digest of the trace, the `kernels` that ran and what was disclosed; `seconds` of the wall."""
     progress, trace, trainer = simulation.progress, simulation.trace, experiment.trainer
     told: dict[str, Any] = {}
     if isinstance(simulation, ServerSimulation):
@@ -27,6 +28,7 @@ def receipt(simulation: Federated, experiment: Experiment, seconds: float) -> di
         "scenario": experiment.arm.digest,
         "seed": experiment.arm.keys.seed,
         "device": {"kind": experiment.params.device.type, "card": card(experiment.params.device)},
+        "kernels": sorted(kernels),
         "versions": {"python": platform.python_version(), **{
             name: version(name) for name in ("fedsim-lab", "numpy", "simpy", "torch")}},
         "counts": {"versions": progress.version, "updates": progress.updates, "lost": progress.lost,

@@ -15,6 +15,7 @@ from fedsim.objectives import Step, Term
 from fedsim.optimizers.addressed import Addressed
 from fedsim.optimizers.memory import Memory, StackMemory
 from fedsim.optimizers.retake import Retake
+from fedsim.optimizers.step import step as take
 from fedsim.probes import Sightings
 from fedsim.sources import Retaking
 from fedsim.steps.rule import Notes, Proposal, taken
@@ -103,7 +104,7 @@ class Stack:
         for tensor, name in zip(self.moved, self.params, strict=True):
             tensor.grad = grads[name].reshape(tensor.shape)
         retake = Retake(self.optimizer, self.params) if self.retaking else None
-        self.optimizer.step()
+        take(self.optimizer)
         for rule in rules:
             change = {name: tensor - before[name] for name, tensor in self.params.items()}
             proposal = Proposal(step, terms, before, change, grads)

@@ -8,6 +8,8 @@ from pathlib import Path
 from time import monotonic
 from typing import cast
 
+from fedsim_kernels.language import noted
+
 from fedsim.abreast import pass_abreast
 from fedsim.accelerator import exactly
 from fedsim.conduct import write_yield
@@ -40,7 +42,7 @@ def conduct_together(experiments: Sequence[Experiment], paths: Sequence[Path]) -
         cast("ServerSimulation", one.simulation(trace, record=lambda progress, folder=folder: record(folder, progress)))
         for one, folder in zip(experiments, folders, strict=True)
     ]
-    with exactly():
+    with exactly(), noted() as kernels:
         lanes = pass_abreast(simulations)
     trace.flush()
     links = loaded(experiments[0].graph, load(paths[0]).trace, Federation.of(experiments[0].arm.resolved))
@@ -52,7 +54,7 @@ def conduct_together(experiments: Sequence[Experiment], paths: Sequence[Path]) -
         folder.tables(lane.progress)
         folder.links(links)
         if lane.error is None:
-            write_yield(folder, lane.simulation, one, monotonic() - began)
+            write_yield(folder, lane.simulation, one, monotonic() - began, kernels)
         else:
             folder.failure(lane.error)
     return [number for number, lane in enumerate(lanes) if lane.apart]

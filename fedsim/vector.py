@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from fedsim_kernels.language import WIDE, launches
+from fedsim_kernels.weighted_sum import weighted_sum as in_one_pass
 from torch import Tensor, nn
 
 
@@ -68,6 +70,8 @@ def weighted_sum(rows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         raise ValueError(f"expected as many weights as rows, and at least one: {len(weights)} and {len(rows)}")
     if not rows[0].numel():  # as where nothing is trained
         return rows[0]
+    if launches(rows[0], WIDE):
+        return in_one_pass(torch.stack(list(rows)), rows[0].new_tensor(weights, dtype=torch.float64))
     total = torch.zeros_like(rows[0], dtype=torch.float64)
     for row, weight in zip(rows, weights, strict=True):
         total.add_(row, alpha=float(weight))

@@ -18,7 +18,7 @@ Scenario = dict[str, Any]
 class Wide(Digits):
     """Digits of twice as many pixels each way."""
 
-    def load(self, folders: Sequence[Path]) -> Dataset:
+    def load(self, folders: Sequence[Path] = ()) -> Dataset:
         """See `Digits`."""
         plain = super().load(folders)
         x, x_test = (each.repeat_interleave(2, -1).repeat_interleave(2, -2) for each in (plain.x, plain.x_test))
@@ -42,7 +42,7 @@ SERVERS: Scenario = {
     "fadas": {"goal": 2},
     "async_fedavg": {"lr": 0.3},
     "fetchsgd": {"columns": 0.2, "kept": 0.1},
-    "fedstale": {"beta": "adaptive"},
+    "fedstale": {"beta": 0.7},
     "cda": {"ipc": 1, "views": 4, "epochs": 2, "smallest": 0.3, "recover": {"steps": 2, "jitter": 1, "flip": True}},
 }
 PEERS: Scenario = {
@@ -68,7 +68,8 @@ RULES: Scenario = {
     "norm_bound": {"radius": 0.1},
 }
 OVER: Scenario = {name: {"over": "round"} for name in ("linear", "cosine", "trapezoid")}
-ROUNDS = {"until": {"versions": 3}}
+ROUNDS: Scenario = {"until": {"versions": 3}}
+SOME: Scenario = {"fleet": {**DIGITS["fleet"], "participation": {"bernoulli": {"rate": 0.6}}}}
 
 
 def local(**changes: Any) -> Scenario:
@@ -91,6 +92,7 @@ def servers() -> Scenario:
     own = {
         "altmin": low_rank,
         "cda": {"model": {"mlp": {"hidden": [8], "norm": "batch"}}},
+        "fedstale": SOME,
         "sfat": local(objective={"adversarial": {"radius": 0.1, "step": 0.05, "steps": 1}}),
     }
     return {
@@ -291,11 +293,11 @@ def models() -> Scenario:
     }
     found["char_lstm"] = {"model": "char_lstm", "data": text, **few}
     found["transformer"] = {
-        "model": {"transformer": {"width": 8, "layers": 1, "heads": 2, "block": 4, "blocks": 2}},
-        "data": text,
+        "model": {"transformer": {"width": 4, "layers": 1, "heads": 1, "block": 2, "blocks": 2}},
+        "data": {"shakespeare": {"length": 8, "stride": 16}},
         **few,
-        **local(objective={"sparse_attention": {"attention": "random"}}),
-        "evaluate": {"every": "1 h", "exam": {"attention": {"examples": 8}}},
+        **local(batch=2, objective={"sparse_attention": {"attention": "random"}}),
+        "evaluate": {"every": "1 h", "exam": {"attention": {"examples": 2}}},
     }
     return found
 
@@ -304,7 +306,7 @@ def hierarchy() -> Scenario:
     """Edges, places on disk, and no training."""
     return {
         "edges": {"network": {"tree": {"edges": 2}}, "edges": {"rounds": 2, "aggregator": "fedavg"}},
-        "memory on disk": {"aggregator": {"fedstale": {"memory": "disk"}}, **ROUNDS},
+        "memory on disk": {"aggregator": {"fedstale": {"memory": "disk", "beta": "adaptive"}}, **SOME, **ROUNDS},
         "one at a time": {"executor": "inline"},
         "timing only": {"executor": "null"},
     }

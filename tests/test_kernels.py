@@ -19,7 +19,7 @@ from servers import SIZE, delta, roster, start, update
 from fedsim.aggregators import FedStale
 from fedsim.gradients import ClosedForm
 from fedsim.gradients.population import around
-from fedsim.models.attention import visible, weights
+from fedsim.models.attention import selected, visible, weights
 from fedsim.objectives.pgd import PGD
 from fedsim.optimizers.frugal import Frugal
 from fedsim.vector import weighted_sum
@@ -228,7 +228,11 @@ def test_a_pgd_step_is_the_objectives(norm) -> None:
     for _ in range(3):
         slopes = torch.randn(x.shape, generator=chance)
         point = OPS[f"pgd_{norm}"].pick(point, slopes, x, rule.step, rule.radius, norm, rule.low, rule.high)
-        expected = rule.projected(expected + rule.step * rule._direction(slopes), x)
+        long = slopes.flatten(2).norm(dim=2)[..., None, None]
+        away = expected + rule.step * (slopes.sign() if norm == "linf" else slopes / long) - x
+        far = away.flatten(2).norm(dim=2)[..., None, None]
+        short = away.clamp(-rule.radius, rule.radius) if norm == "linf" else away * (rule.radius / far).clamp_max(1)
+        expected = (x + short).clamp(rule.low, rule.high)
         torch.testing.assert_close(point, expected, rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match="linf or l2, not l1"):
         OPS["pgd_l2"].pick(x, x, x, 0.1, 0.1, "l1")
@@ -292,7 +296,7 @@ def test_sparse_attention_is_the_models() -> None:
     """Blocks as SSA chooses them; with all blocks it is causal attention."""
     chance = torch.Generator().manual_seed(8)
     q, k, v = torch.randn(3, 2, 2, 14, 6, generator=chance).double().unbind(0)
-    seen = visible(q, k, block=4, blocks=2)
+    seen = visible(selected(q, k, block=4, blocks=2), 4, q.shape[2])
     expected = (weights(q, k, seen) @ v).flatten(0, 1)
     chosen = torch.stack([seen[..., first : first + 4].any(-1) for first in range(0, 14, 4)], -1).flatten(0, 1)
     pick, heads = OPS["sparse_attention"].pick, [part.flatten(0, 1) for part in (q, k, v)]

@@ -15,7 +15,7 @@ from fedsim.data import Dataset
 from fedsim.errors import ScenarioError
 from fedsim.exams import Attention
 from fedsim.gradients import Single, Vmapped
-from fedsim.models.attention import alignment, causal, dropped, entropy, visible, weights
+from fedsim.models.attention import alignment, causal, dropped, entropy, selected, visible, weights
 from fedsim.models.transformer import LOOKS, transformer
 from fedsim.objectives import SparseAttention, Step
 from fedsim.objectives.sparse_attention import NextCharacters, lessons
@@ -35,7 +35,7 @@ def parts(shape=SHAPES[0]) -> tuple[Tensor, Tensor, Tensor]:
 
 def outputs(q: Tensor, k: Tensor, v: Tensor, blocks: int) -> tuple[Tensor, Tensor]:
     whole = weights(q, k, causal(q.shape[2], q))
-    return whole @ v, weights(q, k, visible(q, k, BLOCK, blocks)) @ v
+    return whole @ v, weights(q, k, visible(selected(q, k, BLOCK, blocks), BLOCK, q.shape[2])) @ v
 
 
 def module(length: int = T, seed: int = 1, **arguments) -> nn.Module:
@@ -61,7 +61,7 @@ def asked(model: nn.Module, x: Tensor, mode: int) -> Tensor:
 def test_a_query_sees_its_own_block_and_few_others_and_never_the_future(shape) -> None:
     q, k, _ = parts(shape)
     for blocks in (1, 2, 3):
-        seen = visible(q, k, BLOCK, blocks)
+        seen = visible(selected(q, k, BLOCK, blocks), BLOCK, q.shape[2])
         assert not (seen & ~causal(shape[2], q)).any()
         assert int(seen.sum(-1).max()) <= blocks * BLOCK
         for t in range(shape[2]):
@@ -75,7 +75,7 @@ def test_a_query_sees_its_own_block_and_few_others_and_never_the_future(shape) -
 def test_the_best_blocks_are_those_whose_mean_keys_score_highest() -> None:
     """By loops. The last block is not complete, and has no mean key."""
     q, k, _ = parts()
-    seen = visible(q, k, BLOCK, 3)
+    seen = visible(selected(q, k, BLOCK, 3), BLOCK, q.shape[2])
     for b, h, t in [(0, 0, 21), (1, 2, 17), (0, 1, 12), (1, 0, 9)]:
         scores = [float(q[b, h, t] @ k[b, h, s * BLOCK : (s + 1) * BLOCK].mean(0)) for s in range(t // BLOCK)]
         best = sorted(range(len(scores)), key=lambda s: -scores[s])[:2]
@@ -95,13 +95,13 @@ def test_more_blocks_drop_less_and_the_error_is_bound_by_what_is_dropped() -> No
     q, k, v = parts()
     whole, before = weights(q, k, causal(T, q)), torch.ones(q.shape[:3])
     for blocks in range(1, 7):
-        now = dropped(whole, visible(q, k, BLOCK, blocks))
+        now = dropped(whole, visible(selected(q, k, BLOCK, blocks), BLOCK, q.shape[2]))
         assert (now <= before + 1e-6).all()
         full, sparse = outputs(q, k, v, blocks)
         assert ((full - sparse).norm(dim=-1) <= 2 * now * v.norm(dim=-1).max() + 1e-5).all()
         before = now
     assert not before.any()
-    assert 0 < float(dropped(whole, visible(q, k, BLOCK, 1)).mean()) < 1
+    assert 0 < float(dropped(whole, visible(selected(q, k, BLOCK, 1), BLOCK, q.shape[2])).mean()) < 1
 
 
 def test_entropy_is_of_each_query() -> None:

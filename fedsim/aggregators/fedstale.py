@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
+from fedsim_kernels.language import launches
 from pydantic import Field
 from torch import Tensor
 
@@ -52,12 +53,16 @@ class FedStale(Unbiased):
         """v; then remember the updates."""
         beta = self.present_beta()
         weights = self.inverse_weights(updates)
+        self.learn(updates, weights)
+        importances = [self.importance_of(update.client) for update in updates]
+        if self.memory == "ram" and launches(self.params):
+            news = {update.client: update.delta for update in updates}
+            return self.last.stale(news, weights, importances, beta)
         total = beta * self.last.sum
         for update, weight in zip(updates, weights, strict=True):
             total.add_(update.delta - beta * self.last[update.client].double(), alpha=weight)
-        self.learn(updates, weights)
-        for update in updates:
-            self.last.remember(update.client, update.delta, self.importance_of(update.client))
+        for update, importance in zip(updates, importances, strict=True):
+            self.last.remember(update.client, update.delta, importance)
         return total.to(self.params.dtype)
 
     def present_beta(self) -> float:

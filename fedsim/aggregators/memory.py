@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from fedsim_kernels.fedstale import fedstale
 from torch import Tensor
 
 BLOCK_BYTES = 2**24
@@ -62,10 +63,34 @@ class Memory:
     def remember(self, client: int, vector: Tensor, weight: float = 1.0) -> None:
         """Replace the client's row; its weight in the sum must always be the same."""
         self.sum.add_(self.news(client, vector), alpha=weight)
+        row = self.row_of(client)
+        self.blocks[row // self.depth][row % self.depth] = vector
+
+    def row_of(self, client: int) -> int:
+        """The client's row; one of zeros, if it had none."""
         row = self.rows.setdefault(client, len(self.rows))
         if row == len(self.blocks) * self.depth:
             self.blocks.append(self._block())
-        self.blocks[row // self.depth][row % self.depth] = vector
+        return row
+
+    def stale(
+        self, news: Mapping[int, Tensor], weights: Sequence[float], importances: Sequence[float], beta: float
+    ) -> Tensor:
+        """FedStale's direction (P,) of updates by client, which are then remembered: by a kernel, block by block.
+
+        Importances are the rows' weights in the sum.
+        """
+        places, rows = torch.tensor([self.row_of(client) for client in news]), torch.stack(list(news.values()))
+        doubles = (rows.new_tensor(given, dtype=torch.float64) for given in (weights, importances))
+        direction, (w, a) = beta * self.sum, doubles
+        for number, block in enumerate(self.blocks):
+            here = torch.nonzero(places // self.depth == number).flatten()
+            if len(here):
+                where, change = (places[here] % self.depth).to(rows.device), torch.zeros_like(self.sum)
+                here = here.to(rows.device)
+                direction += fedstale(rows[here], block, where, w[here], a[here], change, beta)
+                self.sum += change
+        return direction.to(rows.dtype)
 
     @property
     def depth(self) -> int:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Annotated, ClassVar, NamedTuple
 
+from fedsim_kernels.distances import distances
 from pydantic import Field
 from torch import Generator, Tensor
 
-from fedsim.defences.defence import distances
 from fedsim.wire.codec import normal
 
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from fedsim_kernels.distances import distances
 from torch import Tensor
 
-from fedsim.defences.defence import Combined, Count, Defence, Some, distances
+from fedsim.defences.defence import Combined, Count, Defence, Some
 from fedsim.rng import stream
 
 

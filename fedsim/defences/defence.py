@@ -108,11 +108,6 @@ def by_coordinates(rows: Tensor, places: Tensor) -> Combined:
     return Combined(rows.gather(0, places).mean(dim=0), counts / places.numel())
 
 
-def distances(rows: Tensor) -> Tensor:
-    """Squared, between each two rows: (m, m), symmetric to the last bit."""
-    return torch.stack([(rows - row).square().sum(1) for row in rows])
-
-
 def ranked(scores: Tensor, rows: Tensor) -> list[int]:
     """Places of rows by their scores, the least first; of equals the one nearer to the coordinates' median."""
     away = (rows - rows.quantile(0.5, dim=0)).norm(dim=1).tolist()

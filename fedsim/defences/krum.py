@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedsim_kernels.distances import distances
 from torch import Tensor
 
 from fedsim.defences.coordinates import nearest_mean
-from fedsim.defences.defence import Combined, Count, Defence, Some, chosen, distances, ranked
+from fedsim.defences.defence import Combined, Count, Defence, Some, chosen, ranked
 
 
 def scores(apart: Tensor, liars: int) -> Tensor:

@@ -26,7 +26,7 @@ COHORT = 256
 """More clients than this gain nothing: calling torch costs as good as nothing for each."""
 
 GPU_COHORT = 64
-"""Clients in a stack on a GPU; not measured yet."""
+"""Clients in a stack on a GPU; not measured yet: `python -m bench.cohorts` is for that."""
 
 
 class Gradients(Protocol):

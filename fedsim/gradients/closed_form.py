@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
+from fedsim_kernels.stacked_layer import stacked_layer
 from torch import Tensor, nn
 from torch.func import jvp
 
@@ -138,7 +139,7 @@ class ClosedForm:
         """The input (K, B, width) of each layer, and the scores (K, outputs, B), with what is added to them."""
         inputs = [x]
         for weight, bias in self.layers[:-1]:
-            inputs.append(torch.baddbmm(params[bias].unsqueeze(1), inputs[-1], params[weight].mT).relu_())
+            inputs.append(stacked_layer(inputs[-1], params[weight], params[bias]))
         weight, bias = self.layers[-1]
         scores = torch.baddbmm(params[bias].unsqueeze(2), params[weight], inputs[-1].mT)
         return inputs, scores if offset is None else scores.add_(offset.unsqueeze(2))

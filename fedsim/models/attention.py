@@ -6,14 +6,16 @@ SSA, Sparse Sparse Attention (2511.20102); the rule was read in the authors' rep
 from __future__ import annotations
 
 import torch
+from fedsim_kernels.language import launches
+from fedsim_kernels.sparse_attention import sparse_attention
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
 
-def visible(q: Tensor, k: Tensor, block: int, blocks: int) -> Tensor:
-    """Which tokens each query attends to where attention is sparse, bool (B, H, T, T).
+def selected(q: Tensor, k: Tensor, block: int, blocks: int) -> Tensor:
+    """Which blocks each query attends to where attention is sparse, bool (B, H, T, T / block).
 
-    Causal, within `blocks` blocks of `block` tokens: its own one always, and those complete ones before it whose mean
+    `blocks` blocks of `block` tokens: its own one always, and those complete ones before it whose mean
     keys it scores highest; there is no gradient. Where fewer came before, later ones fill up, which nobody sees. The
     authors add up the softmax of these scores over the heads that share keys; here every head has its own, and the
     order of a softmax is that of its scores.
@@ -24,8 +26,12 @@ def visible(q: Tensor, k: Tensor, block: int, blocks: int) -> Tensor:
     pooled = k.detach()[:, :, : complete * block].unflatten(2, (complete, block)).mean(3)
     past = every[:complete] < own.unsqueeze(1)
     best = (q.detach() @ pooled.mT).masked_fill(~past, -torch.inf).topk(min(blocks - 1, complete), dim=-1).indices
-    chosen = (best.unsqueeze(-1) == every).any(-2) | (every == own.unsqueeze(1))
-    return chosen.repeat_interleave(block, dim=-1)[..., :length] & causal(length, q)
+    return (best.unsqueeze(-1) == every).any(-2) | (every == own.unsqueeze(1))
+
+
+def visible(chosen: Tensor, block: int, length: int) -> Tensor:
+    """Which tokens each query sees, of those of its blocks that are not in the future: bool (B, H, T, T)."""
+    return chosen.repeat_interleave(block, dim=-1)[..., :length] & causal(length, chosen)
 
 
 def causal(length: int, like: Tensor) -> Tensor:
@@ -36,6 +42,14 @@ def causal(length: int, like: Tensor) -> Tensor:
 def weights(q: Tensor, k: Tensor, seen: Tensor) -> Tensor:
     """Softmax over what is seen, (B, H, T, T)."""
     return (q / q.shape[-1] ** 0.5 @ k.mT).masked_fill(~seen, -torch.inf).softmax(-1)
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, seen: Tensor, block: int) -> Tensor:
+    """Values (B, H, T, D) weighted by softmax over the tokens of chosen blocks that are seen."""
+    if launches(q):
+        heads, values, blocks = (part.flatten(0, 1) for part in (k, v, chosen))
+        return sparse_attention(q.flatten(0, 1), heads, values, blocks, block).view_as(v)
+    return weights(q, k, seen) @ v
 
 
 def alignment(full: Tensor, sparse: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedsim.models.attention import alignment, causal, dropped, entropy, visible, weights
+from fedsim.models.attention import alignment, attended, causal, dropped, entropy, selected, visible, weights
 
 Positive = Annotated[int, Field(ge=1)]
 MODES = ("full", "sparse")
@@ -35,13 +35,14 @@ class Attention(nn.Module):
         given = self.norm(h)
         q, k, v = self.inputs(given).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         gate = self.gate(given).sigmoid().mT.unsqueeze(3)
-        seen = visible(q, k, self.block, self.blocks)
+        chosen = selected(q, k, self.block, self.blocks)
+        seen = visible(chosen, self.block, q.shape[2])
         whole = weights(q, k, causal(q.shape[2], q))
-        full, part = gate * (whole @ v), gate * (weights(q, k, seen) @ v)
+        full, part = gate * (whole @ v), gate * attended(q, k, v, chosen, seen, self.block)
         told = whole.detach()
         looks = [alignment(full, part), dropped(told, seen).mean((1, 2)), entropy(told).mean((1, 2))]
-        chosen = torch.where(sparse.view(-1, 1, 1, 1), part, full)
-        return self.output(chosen.transpose(1, 2).flatten(2)), torch.stack(looks, 1)
+        passed = torch.where(sparse.view(-1, 1, 1, 1), part, full)
+        return self.output(passed.transpose(1, 2).flatten(2)), torch.stack(looks, 1)
 
 
 class Transformer(nn.Module):

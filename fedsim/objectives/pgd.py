@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
+from fedsim_kernels.pgd import TINY, Norm, pgd, projected
 from pydantic import Field
 from torch import Generator, Tensor
 
@@ -19,7 +20,6 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Slopes = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Of points (K, B, *shape): each one's slope, and losses (K, B)."""
-TINY = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class PGD:
     radius: NotNegative
     step: Positive
     steps: Annotated[int, Field(ge=0)] = 10
-    norm: Literal["linf", "l2"] = "linf"
+    norm: Norm = "linf"
     random_start: bool = True
     """Begin anywhere in the ball, not at its centre."""
     restarts: Annotated[int, Field(ge=1)] = 1
@@ -90,13 +90,19 @@ class PGD:
             if self.looks:
                 best, highest = _higher((best, highest), (point, losses))
             if turn < self.steps:
-                point = self.projected(point + self.step * self._direction(slope), x)
+                point = pgd(point, slope, x, self.step, *self._bounds)
         return (best if self.looks else point), highest
 
     def _start(self, x: Tensor, draws: Sequence[Generator]) -> Tensor:
         if not self.random_start:
             return x
-        return self.projected(x + torch.stack([self._within(x.shape[1:], draw) for draw in draws]).to(x), x)
+        drawn = torch.stack([self._within(x.shape[1:], draw) for draw in draws]).to(x)
+        return projected(x + drawn, x, *self._bounds)
+
+    @property
+    def _bounds(self) -> tuple[float, Norm, float, float]:
+        """Of the ball and the range."""
+        return self.radius, self.norm, self.low, self.high
 
     def _within(self, shape: torch.Size, draw: Generator) -> Tensor:
         """Uniform in the ball: (B, *shape)."""
@@ -105,21 +111,6 @@ class PGD:
         direction = torch.randn(shape, generator=draw).flatten(1)
         share = torch.rand(shape[0], 1, generator=draw) ** (1 / prod(shape[1:]))
         return (self.radius * share * direction / direction.norm(dim=1, keepdim=True).clamp_min(TINY)).view(shape)
-
-    def _direction(self, slope: Tensor) -> Tensor:
-        if self.norm == "linf":
-            return slope.sign()
-        return slope / slope.flatten(2).norm(dim=2).clamp_min(TINY).view(*slope.shape[:2], *[1] * (slope.dim() - 2))
-
-    def projected(self, point: Tensor, x: Tensor) -> Tensor:
-        """Onto the ball around x, and into the range."""
-        away = point - x
-        if self.norm == "linf":
-            away = away.clamp(-self.radius, self.radius)
-        else:
-            length = away.flatten(2).norm(dim=2).view(*away.shape[:2], *[1] * (away.dim() - 2))
-            away = away * (self.radius / length.clamp_min(TINY)).clamp_max(1.0)
-        return (x + away).clamp(self.low, self.high)
 
 
 def _higher(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

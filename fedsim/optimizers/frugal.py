@@ -7,6 +7,8 @@ from math import sqrt
 from typing import Annotated, Any, Literal
 
 import torch
+from fedsim_kernels.frugal import frugal
+from fedsim_kernels.language import launches
 from pydantic import Field
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -137,14 +139,35 @@ class Frugal(Addressed):
         chosen = state["chosen"] if self.stacked else state["chosen"][None]
         starts, since = count % gap == 0 and group["reset"], count % gap if group["reset"] else count
 
+        if self.projector is PROJECTORS["columns"] and group["free"] == "sign" and launches(values):
+            if starts or "exp_avg" not in state:
+                _start(state, self._kept(values[:, :, : chosen.shape[1]]))
+            self._in_one_pass(values, slopes, chosen, state, group, since + 1)
+        else:
+            self._in_parts(values, slopes, chosen, state, group, since + 1, starts)
+        if values.data_ptr() != tensor.data_ptr():  # not contiguous, so that it was copied
+            tensor.copy_(values.view(tensor.shape))
+
+    def _in_one_pass(self, values: Tensor, slopes: Tensor, chosen: Tensor, state: dict[str, Any], group: dict[str, Any],
+                     count: int) -> None:  # fmt: skip
+        """Columns with moments and the signs of all others, by a kernel."""
+        slots = torch.full((len(values), values.shape[2]), -1, dtype=torch.int32, device=values.device)
+        order = torch.arange(chosen.shape[1], dtype=torch.int32, device=values.device).expand_as(chosen)
+        slots.scatter_(1, chosen.to(torch.int64), order)
+        first, second = (state[name] if self.stacked else state[name][None] for name in ("exp_avg", "exp_avg_sq"))
+        frugal(values, slopes, first, second, slots, count, group["lr"], group["betas"], group["eps"],
+               weight_decay=0.0, scale=group["scale"])  # fmt: skip
+
+    def _in_parts(self, values: Tensor, slopes: Tensor, chosen: Tensor, state: dict[str, Any], group: dict[str, Any],
+                  count: int, starts: bool) -> None:  # fmt: skip
+        """What is chosen, and the rest."""
+
         def full(part: Tensor, along: Tensor) -> None:
             if starts or "exp_avg" not in state:
                 _start(state, self._kept(along))
-            _adamw(self._kept(part), self._kept(along), state, group, since + 1)
+            _adamw(self._kept(part), self._kept(along), state, group, count)
 
-        projector.move(values, slopes, chosen, full, _free(group))
-        if values.data_ptr() != tensor.data_ptr():  # not contiguous, so that it was copied
-            tensor.copy_(values.view(tensor.shape))
+        self.projector.move(values, slopes, chosen, full, _free(group))
 
     def _chosen(self, slopes: Tensor, density: float, number: int, place: int, projected: list[int]) -> Tensor:
         """What is chosen for the gap of this number, (K, ...). A choice among tensors is one for all of them."""

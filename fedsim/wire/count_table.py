@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
+from fedsim_kernels.count_estimate import count_estimate
+from fedsim_kernels.count_table import count_table
+from fedsim_kernels.language import launches
 from pydantic import Field
 from torch import Tensor
 
@@ -53,6 +56,9 @@ class CountTable(Codec):
 
     def table(self, vector: Tensor, draw: Draw) -> Tensor:
         """Float32 (rows, columns)."""
+        if launches(vector):
+            place, sign = self._all_hashes(len(vector), draw, vector.device)
+            return count_table(vector[None], place, sign, self.width(len(vector)))[0]
         found = vector.new_zeros(self.rows, self.width(len(vector)))
         for number, row in enumerate(found):
             place, sign = self._hashes(len(vector), number, draw, vector.device)
@@ -61,11 +67,13 @@ class CountTable(Codec):
 
     def estimate(self, table: Tensor, size: int, draw: Draw) -> Tensor:
         """What each number is likely to be, (size,): the median of what the rows say."""
-        said = []
-        for number, row in enumerate(table.view(self.rows, -1)):
-            place, sign = self._hashes(size, number, draw, table.device)
-            said.append(sign * row[place])
-        return torch.stack(said).median(dim=0).values
+        return count_estimate(table.view(1, self.rows, -1), *self._all_hashes(size, draw, table.device))[0]
+
+    def _all_hashes(self, size: int, draw: Draw, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Of all rows: places and signs, (rows, size) each."""
+        each = [self._hashes(size, row, draw, device) for row in range(self.rows)]
+        places, signs = zip(*each, strict=True)
+        return torch.stack(places), torch.stack(signs)
 
     def _hashes(self, size: int, row: int, draw: Draw, device: torch.device) -> tuple[Tensor, Tensor]:
         place, sign = hashes(size, self.width(size), draw.fixed("CountTable", row))

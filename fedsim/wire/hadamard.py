@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 import torch
+from fedsim_kernels.hadamard import hadamard
+from fedsim_kernels.language import launches
 from torch import Tensor
 
 RADIX = 6
@@ -38,6 +40,8 @@ def matrix(power: int) -> Tensor:
 
 def transformed(vector: Tensor) -> Tensor:
     """H x for a vector (d,), d a power of two; H is not normalised, so that H H x = d x."""
+    if launches(vector):
+        return hadamard(vector[None])[0]
     left, stride = len(vector).bit_length() - 1, 1
     while left:
         power = min(RADIX, left)

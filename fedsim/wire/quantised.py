@@ -7,6 +7,9 @@ from math import sqrt
 from typing import Annotated, Literal
 
 import torch
+from fedsim_kernels.dequantise import dequantise
+from fedsim_kernels.language import launches
+from fedsim_kernels.quantise import quantise
 from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import pad
@@ -56,18 +59,23 @@ class QSGD(Codec):
 
     def encode(self, vector: Tensor, draw: Draw) -> Message:
         """Norms, and packed steps."""
+        uniform = torch.rand(-(-len(vector) // self.bucket), self.bucket, generator=draw.own("QSGD")).to(vector.device)
+        if launches(vector):
+            chances = uniform.view(1, -1)[:, : len(vector)]
+            [norms], [steps] = quantise(vector[None], chances, self.levels, self.bucket)
+            return norms, packed(steps, self.bits)
         rows = pad(vector.float(), (0, -len(vector) % self.bucket)).view(-1, self.bucket)
         norms = rows.norm(dim=1)
         exact = rows / norms.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(1) * self.levels
         floor = exact.floor()
-        steps = floor + (torch.rand(exact.shape, generator=draw.own("QSGD")).to(exact.device) < exact - floor)
+        steps = floor + (uniform < exact - floor)
         return norms, packed(steps.flatten()[: len(vector)] + self.levels, self.bits)
 
     def decode(self, message: Message, size: int, draw: Draw) -> Tensor:
         """Steps times norms."""
         norms, content = message
-        steps = unpacked(content, self.bits, size).float() - self.levels
-        return steps / self.levels * norms.repeat_interleave(self.bucket)[:size]
+        steps = unpacked(content, self.bits, size)
+        return dequantise(norms[None], steps[None], self.levels, self.bucket)[0]
 
     def moment(self, size: int) -> float:
         """Not above this."""

@@ -12,6 +12,10 @@ from math import log1p, sqrt
 from typing import ClassVar
 
 import torch
+from fedsim_kernels.count_table import count_table
+from fedsim_kernels.language import launches
+from fedsim_kernels.srht import srht
+from fedsim_kernels.srht_lift import srht_lift
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
@@ -105,6 +109,8 @@ class CountSketch(Sketch):
     def sketch(self, vector: Tensor, rows: int, draw: Generator) -> Tensor:
         """See `Sketch`."""
         place, sign = (part.to(vector.device) for part in hashes(len(vector), rows, draw))
+        if launches(vector):
+            return count_table(vector[None], place[None], sign[None], rows)[0, 0]
         return vector.new_zeros(rows).index_add_(0, place, sign * vector)
 
     def lift(self, content: Tensor, size: int, draw: Generator) -> Tensor:
@@ -131,12 +137,16 @@ class SRHT(Sketch):
         """See `Sketch`."""
         full = padded(len(vector))
         sign, taken = (part.to(vector.device) for part in self._drawn(full, rows, draw))
+        if launches(vector):
+            return srht(vector[None], sign, taken)[0]
         return transformed(sign * pad(vector, (0, full - len(vector))))[taken] / sqrt(rows)
 
     def lift(self, content: Tensor, size: int, draw: Generator) -> Tensor:
         """See `Sketch`."""
         full, rows = padded(size), len(content)
         sign, taken = (part.to(content.device) for part in self._drawn(full, rows, draw))
+        if launches(content):
+            return srht_lift(content[None], sign, taken, size)[0]
         return (sign * transformed(content.new_zeros(full).index_add_(0, taken, content)))[:size] / sqrt(rows)
 
     def _drawn(self, full: int, rows: int, draw: Generator) -> tuple[Tensor, Tensor]:

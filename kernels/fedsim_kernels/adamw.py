@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from fedsim_kernels import sgd
-from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
+from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 
 BLOCK = 1024
@@ -32,7 +32,7 @@ def adamw(params: Tensor, grads: Tensor, first: Tensor, second: Tensor, rates: T
         eps: added to the root of the second moment.
         weight_decay: decoupled.
     """
-    way = kernel if launches(params) else reference
+    way = picked(kernel, reference, params)
     way(params, grads, first, second, rates, frozen, step, betas, eps, weight_decay)
 
 

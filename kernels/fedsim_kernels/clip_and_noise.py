@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from fedsim_kernels import philox
 from fedsim_kernels.bounds import at_least, clamped
-from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
+from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 from fedsim_kernels.philox import low_word, spread
 
@@ -33,7 +33,7 @@ def clip_and_noise(rows: Tensor, names: Tensor, seed: int, norm: float, deviatio
         norm: the bound.
         deviation: of each number's noise.
     """
-    return (kernel if launches(rows) else reference)(rows, names, seed, norm, deviation)
+    return picked(kernel, reference, rows)(rows, names, seed, norm, deviation)
 
 
 def reference(rows: Tensor, names: Tensor, seed: int, norm: float, deviation: float) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
+from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 
 BLOCK = 1024
@@ -20,7 +20,7 @@ def combinations(parts: Tensor, coefficients: Tensor) -> Tensor:
     whose coefficient is 0 is not looked at, whatever it is. Kernels are of float32 alone: messages in float64 take the
     reference.
     """
-    return (kernel if launches(parts) else reference)(parts, coefficients)
+    return picked(kernel, reference, parts)(parts, coefficients)
 
 
 def reference(parts: Tensor, coefficients: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from fedsim_kernels.count_table import hashed
-from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
+from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 from fedsim_kernels.sorting import ascending
 
@@ -20,7 +20,7 @@ def count_estimate(tables: Tensor, place: Tensor, sign: Tensor) -> Tensor:
     As `fedsim.wire.count_table.CountTable.estimate`, to the bit: of an even R the lower of both middle values, and NaN
     where any is.
     """
-    return (kernel if launches(tables) else reference)(tables, place, sign)
+    return picked(kernel, reference, tables)(tables, place, sign)
 
 
 def reference(tables: Tensor, place: Tensor, sign: Tensor) -> Tensor:

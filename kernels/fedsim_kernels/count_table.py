@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
+from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 
 BLOCK = 256
@@ -18,7 +18,7 @@ def count_table(rows: Tensor, place: Tensor, sign: Tensor, width: int) -> Tensor
     As `fedsim.wire.count_table.CountTable`, whose hashes are places int64 and signs, (R, P) each. What meets in a place
     is added up in float64 in the order of i: numbers are sorted by place first, once for all clients.
     """
-    return (kernel if launches(rows) else reference)(rows, place, sign, width)
+    return picked(kernel, reference, rows)(rows, place, sign, width)
 
 
 def reference(rows: Tensor, place: Tensor, sign: Tensor, width: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
+from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 
 BLOCK = 1024
@@ -17,7 +17,7 @@ def dequantise(norms: Tensor, steps: Tensor, levels: int, bucket: int) -> Tensor
 
     As `fedsim.wire.quantised.QSGD`, once it has unpacked.
     """
-    return (kernel if launches(norms) else reference)(norms, steps, levels, bucket)
+    return picked(kernel, reference, norms)(norms, steps, levels, bucket)
 
 
 def reference(norms: Tensor, steps: Tensor, levels: int, bucket: int) -> Tensor:

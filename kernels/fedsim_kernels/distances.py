@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
+from fedsim_kernels.language import WIDE, constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 
 TILE, STEP = 8, 32
@@ -21,7 +21,7 @@ def distances(rows: Tensor) -> Tensor:
     As `fedsim.defences.defence.distances`, for Krum. Of differences, in float64: products of rows near each other and
     far from zero would leave nothing of them.
     """
-    return (kernel if launches(rows) else reference)(rows)
+    return picked(kernel, reference, rows, WIDE)(rows)
 
 
 def reference(rows: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from fedsim_kernels import philox
-from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
+from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 from fedsim_kernels.philox import low_word, spread
 
@@ -31,7 +31,7 @@ def dropout(x: Tensor, clients: Tensor, ordinals: Tensor, steps: Tensor, seed: i
     """
     if not 0 <= p < 1:
         raise ValueError(f"the chance to be dropped has to be within [0, 1), not {p}")
-    return (kernel if launches(x) else reference)(x, clients, ordinals, steps, seed, p)
+    return picked(kernel, reference, x)(x, clients, ordinals, steps, seed, p)
 
 
 def reference(x: Tensor, clients: Tensor, ordinals: Tensor, steps: Tensor, seed: int, p: float = 0.5) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
+from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 
 BLOCK = 1024
@@ -27,7 +27,7 @@ def fedstale(updates: Tensor, memory: Tensor, places: Tensor, weights: Tensor, i
         total: sum of the memory's rows by importance, (P,) in float64, changed in place.
         beta: how much a remembered update counts.
     """
-    return (kernel if launches(updates) else reference)(updates, memory, places, weights, importances, total, beta)
+    return picked(kernel, reference, updates)(updates, memory, places, weights, importances, total, beta)
 
 
 def reference(updates: Tensor, memory: Tensor, places: Tensor, weights: Tensor, importances: Tensor, total: Tensor,

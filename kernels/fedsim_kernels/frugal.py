@@ -7,7 +7,7 @@ from math import sqrt
 import torch
 from torch import Generator, Tensor
 
-from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
+from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 
 BLOCK = 1024
@@ -34,7 +34,7 @@ def frugal(params: Tensor, grads: Tensor, first: Tensor, second: Tensor, slots: 
         weight_decay: decoupled, of all columns.
         scale: factor of the rate for columns without moments.
     """
-    way = kernel if launches(params) else reference
+    way = picked(kernel, reference, params)
     way(params, grads, first, second, slots, step, rate, betas, eps, weight_decay, scale)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import pad
 
-from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
+from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 
 BLOCK = 2**13
@@ -24,7 +24,7 @@ def hadamard(rows: Tensor) -> Tensor:
     As `fedsim.wire.hadamard.transformed`: Sylvester's matrix, not normalised, so that H H x = padded(P) x. In float64,
     but for what lies in memory between passes, one for each 2 ** 10.
     """
-    return (kernel if launches(rows) else reference)(rows)
+    return picked(kernel, reference, rows)(rows)
 
 
 def reference(rows: Tensor) -> Tensor:

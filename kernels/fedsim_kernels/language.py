@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor  # pyright: ignore[reportMissingImports]
+
+Way = TypeVar("Way", bound=Callable[..., Any])
 
 if TYPE_CHECKING:
     triton: Any = None
@@ -22,7 +26,7 @@ else:
         triton = tl = constexpr = None
 
 INTERPRETED: bool = triton is not None and os.environ.get("TRITON_INTERPRET") == "1"
-"""Whether kernels are interpreted, on any device; the variable has to be set before Triton is imported."""
+"""Whether kernels are interpreted, on the CPU; the variable has to be set before Triton is imported."""
 
 
 def jit(function: Callable[..., Any]) -> Any:
@@ -30,9 +34,38 @@ def jit(function: Callable[..., Any]) -> Any:
     return triton.jit(function) if triton else function
 
 
-def launches(tensor: Tensor) -> bool:
-    """Whether kernels run where this tensor lives; they are of float32 alone."""
-    return triton is not None and (tensor.is_cuda or INTERPRETED) and tensor.dtype is torch.float32
+FLOAT32 = (torch.float32,)
+WIDE = (torch.float32, torch.float64)
+"""What kernels that compute in float64 anyway can read."""
+
+
+def launches(tensor: Tensor, floats: Collection[torch.dtype] = FLOAT32) -> bool:
+    """Whether kernels run where this tensor lives; they are of float32, unless they say more, and vectorise nothing."""
+    there = triton is not None and (tensor.is_cuda or (INTERPRETED and tensor.is_cpu)) and tensor.dtype in floats
+    return there and not is_functorch_wrapped_tensor(tensor)
+
+
+_listening: list[set[str]] = []
+
+
+@contextmanager
+def noted() -> Iterator[set[str]]:
+    """The names of the ops whose kernels are chosen meanwhile."""
+    names: set[str] = set()
+    _listening.append(names)
+    try:
+        yield names
+    finally:
+        _listening.remove(names)
+
+
+def picked(kernel: Way, reference: Way, tensor: Tensor, floats: Collection[torch.dtype] = FLOAT32) -> Way:
+    """The kernel, which is noted, if kernels run where this tensor lives; else the reference."""
+    if not launches(tensor, floats):
+        return reference
+    for names in _listening:
+        names.add(kernel.__module__.rpartition(".")[2])
+    return kernel
 
 
 def pieces(size: int, block: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
+from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 
 ROWS, COLUMNS, INNER = 16, 32, 128
@@ -19,7 +19,7 @@ def low_rank_product(x: Tensor, weight: Tensor, left: Tensor, right: Tensor, sig
     Of inputs (P, B, n), the weight (m, n) that all share, factors A (P, m, r) and B (P, n, r) with r up to 16 where
     the kernel runs, and signs (P,), which may carry a scale. Arbitrary strides; sums in the inputs' type.
     """
-    return (kernel if launches(x) else reference)(x, weight, left, right, signs)
+    return picked(kernel, reference, x)(x, weight, left, right, signs)
 
 
 def reference(x: Tensor, weight: Tensor, left: Tensor, right: Tensor, signs: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from fedsim_kernels import sgd
-from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
+from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 
 BLOCK = 1024
@@ -27,7 +27,7 @@ def momentum(params: Tensor, grads: Tensor, buffers: Tensor, rates: Tensor, froz
         weight_decay: added to the gradient, times the parameter.
         nesterov: whether the step looks one ahead.
     """
-    way = kernel if launches(params) else reference
+    way = picked(kernel, reference, params)
     way(params, grads, buffers, rates, frozen, decay, weight_decay, nesterov)
 
 

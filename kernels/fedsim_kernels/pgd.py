@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from fedsim_kernels.bounds import at_least, clamped
-from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
+from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 
 BLOCK = 1024
@@ -27,18 +27,21 @@ def pgd(points: Tensor, slopes: Tensor, x: Tensor, step: float, radius: float, n
     """
     if norm not in ("linf", "l2"):
         raise ValueError(f"the norm is linf or l2, not {norm}")
-    return (kernel if launches(points) else reference)(points, slopes, x, step, radius, norm, low, high)
+    return picked(kernel, reference, points)(points, slopes, x, step, radius, norm, low, high)
 
 
 def reference(points: Tensor, slopes: Tensor, x: Tensor, step: float, radius: float, norm: Norm, low: float = 0.0,
               high: float = 1.0) -> Tensor:  # fmt: skip
     """In plain torch."""
-    if norm == "linf":
-        away = (points + step * slopes.sign() - x).clamp(-radius, radius)
-    else:
-        away = points + step * (slopes / _lengths(slopes)) - x
-        away = away * (radius / _lengths(away)).clamp_max(1.0)
-    return (x + away).clamp(low, high)
+    along = slopes.sign() if norm == "linf" else slopes / _lengths(slopes)
+    return projected(points + step * along, x, radius, norm, low, high)
+
+
+def projected(points: Tensor, x: Tensor, radius: float, norm: Norm, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """Points back into the ball around x and into the range, in plain torch."""
+    away = points - x
+    within = away.clamp(-radius, radius) if norm == "linf" else away * (radius / _lengths(away)).clamp_max(1.0)
+    return (x + within).clamp(low, high)
 
 
 def _lengths(rows: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import pad
 
 from fedsim_kernels.bounds import at_least
-from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
+from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 
 BLOCK = 1024
@@ -21,7 +21,7 @@ def quantise(rows: Tensor, chance: Tensor, levels: int, bucket: int) -> tuple[Te
     [0, 1), is less than what it is above the last one. What is not finite has step `levels`, which stands for 0, and
     its norm tells.
     """
-    return (kernel if launches(rows) else reference)(rows, chance, levels, bucket)
+    return picked(kernel, reference, rows)(rows, chance, levels, bucket)
 
 
 def reference(rows: Tensor, chance: Tensor, levels: int, bucket: int) -> tuple[Tensor, Tensor]:

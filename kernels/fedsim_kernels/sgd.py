@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
+from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 
 BLOCK = 1024
@@ -22,7 +22,7 @@ def sgd(params: Tensor, grads: Tensor, rates: Tensor, frozen: Tensor, weight_dec
         frozen: bool (P,): numbers that stay as they are, whatever the decay.
         weight_decay: added to the gradient, times the parameter.
     """
-    (kernel if launches(params) else reference)(params, grads, rates, frozen, weight_decay)
+    picked(kernel, reference, params)(params, grads, rates, frozen, weight_decay)
 
 
 def reference(params: Tensor, grads: Tensor, rates: Tensor, frozen: Tensor, weight_decay: float = 0.0) -> None:

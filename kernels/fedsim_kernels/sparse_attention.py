@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from fedsim_kernels.language import constexpr, jit, launches, tl
+from fedsim_kernels.language import constexpr, jit, picked, tl
 from fedsim_kernels.op import Inputs, Op
 
 
@@ -24,7 +24,7 @@ def sparse_attention(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int
     Returns:
         (Z, T, D), differentiable. What is not seen is not read: it costs nothing, and an infinity there does no harm.
     """
-    return (kernel if launches(q) else reference)(q, k, v, chosen, block)
+    return picked(kernel, reference, q)(q, k, v, chosen, block)
 
 
 def reference(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from fedsim_kernels import hadamard
 from fedsim_kernels.hadamard import padded
-from fedsim_kernels.language import launches
+from fedsim_kernels.language import picked
 from fedsim_kernels.op import Inputs, Op
 
 
@@ -20,7 +20,7 @@ def srht(rows: Tensor, sign: Tensor, taken: Tensor) -> Tensor:
 
     As `fedsim.wire.sketches.SRHT`: D are signs (padded P,), and `taken` int64 (b,) are the rows of H that S takes.
     """
-    return (kernel if launches(rows) else reference)(rows, sign, taken)
+    return picked(kernel, reference, rows)(rows, sign, taken)
 
 
 def reference(rows: Tensor, sign: Tensor, taken: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from fedsim_kernels import count_table, hadamard
-from fedsim_kernels.language import launches
+from fedsim_kernels.language import picked
 from fedsim_kernels.op import Inputs, Op
 from fedsim_kernels.srht import randomness
 
@@ -19,7 +19,7 @@ def srht_lift(rows: Tensor, sign: Tensor, taken: Tensor, size: int) -> Tensor:
 
     As `fedsim.wire.sketches.SRHT`, with signs and places as in `srht`. What was taken twice is added up in its order.
     """
-    return (kernel if launches(rows) else reference)(rows, sign, taken, size)
+    return picked(kernel, reference, rows)(rows, sign, taken, size)
 
 
 def reference(rows: Tensor, sign: Tensor, taken: Tensor, size: int) -> Tensor:

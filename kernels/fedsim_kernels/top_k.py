@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
+from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 
 BLOCK = 2048
@@ -26,7 +26,7 @@ def top_k(rows: Tensor, kept: int) -> tuple[Tensor, Tensor]:
     """
     if not 0 <= kept <= rows.shape[1]:
         raise ValueError(f"of {rows.shape[1]} numbers 0 to {rows.shape[1]} can be kept, not {kept}")
-    return (kernel if launches(rows) else reference)(rows, kept)
+    return picked(kernel, reference, rows)(rows, kept)
 
 
 def reference(rows: Tensor, kept: int) -> tuple[Tensor, Tensor]:

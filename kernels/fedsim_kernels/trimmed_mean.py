@@ -7,7 +7,7 @@ from math import inf
 import torch
 from torch import Generator, Tensor
 
-from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
+from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 from fedsim_kernels.sorting import ascending
 
@@ -24,7 +24,7 @@ def trimmed_mean(rows: Tensor, trimmed: int) -> Tensor:
     At least one value stays, or two of an even K, as in `fedsim.defences.TrimmedMean`; of no rows it is 0. What is not
     a number counts as infinite. Summed in float64.
     """
-    return (kernel if launches(rows) else reference)(rows, trimmed)
+    return picked(kernel, reference, rows)(rows, trimmed)
 
 
 def reference(rows: Tensor, trimmed: int) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from fedsim_kernels.language import constexpr, jit, launches, pieces, tl
+from fedsim_kernels.language import WIDE, constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 
 BLOCK = 1024
@@ -18,7 +18,7 @@ def weighted_sum(rows: Tensor, weights: Tensor) -> Tensor:
 
     Accumulated in float64, one client after another, so that a run repeats to the bit. Differentiable.
     """
-    return (kernel if launches(rows) else reference)(rows, weights)
+    return picked(kernel, reference, rows, WIDE)(rows, weights)
 
 
 def reference(rows: Tensor, weights: Tensor) -> Tensor:

@@ -1,0 +1,51 @@
+"""The benchmark of stacks checks that all ways lead to the same, and says which machine gave its numbers."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+FILE = Path(__file__).parent.parent / "bench" / "cohorts.py"
+
+
+@pytest.fixture
+def cohorts(monkeypatch) -> ModuleType:
+    """By its place, as `kernels/bench.py` has the folder's name."""
+    spec = importlib.util.spec_from_file_location("cohorts", FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "cohorts", module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "BATCH", 2)
+    return module
+
+
+def test_every_way_that_there_is_on_a_cpu_is_timed(cohorts, tmp_path) -> None:
+    table = cohorts.main(tmp_path, counts=(1, 2), steps=1, repeats=1)
+    ways = {name: set(rows["way"]) for name, rows in table.groupby("model")}
+    assert ways == {"mlp": {"bare", "vmap", "bmm"}, "cnn": {"bare", "vmap"}, "transformer": {"bare", "vmap"}}
+    assert (table["client_steps_per_second"] > 0).all()
+    assert (table.loc[table["way"] == "bare", "over_bare"] == 1).all()
+    assert table["card"].all()
+    assert {path.name for path in tmp_path.iterdir()} == {"cohorts.csv", "cohorts.png"}
+
+
+def test_nothing_is_timed_that_leads_elsewhere(cohorts, monkeypatch) -> None:
+    def wrong(stack):
+        right = cohorts.vmapped(stack)
+
+        def step() -> None:
+            right()
+            stack.params["1.weight"][-1, 0] += 0.01
+
+        return step
+
+    monkeypatch.setitem(cohorts.WAYS, "vmap", wrong)
+    with pytest.raises(AssertionError, match=r"mlp, 2 clients: vmap leads elsewhere: .* in 1.weight"):
+        cohorts.compare("mlp", 2, torch.device("cpu"), 1, 1)
