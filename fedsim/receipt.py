@@ -17,7 +17,7 @@ from fedsim.swarm import Swarm
 
 
 def receipt(simulation: Federated, experiment: Experiment, seconds: float, kernels: Collection[str]) -> dict[str, Any]:
-    """Versions, counts, the digest of the trace, the `kernels` that ran and what was disclosed; `seconds` of the wall."""
+    """Versions, counts, the digest of the trace, `kernels` that ran, what was disclosed; `seconds` of the wall."""
     progress, trace, trainer = simulation.progress, simulation.trace, experiment.trainer
     told: dict[str, Any] = {}
     if isinstance(simulation, ServerSimulation):
