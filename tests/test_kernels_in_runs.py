@@ -187,17 +187,30 @@ def test_a_step_without_kernels_is_torchs_to_the_bit() -> None:
     assert steps(step) == steps(lambda optimizer: optimizer.step())
 
 
-def stale() -> list[list[float]]:
-    """Directions and sums of a memory of several blocks over three rounds, in which clients come back."""
+def rounds(direction) -> tuple[list[list[float]], Memory]:
+    """Three directions of a memory's clients, some of whom come back; what is remembered in the end."""
     draw, memory, found = torch.Generator().manual_seed(6), Memory(torch.zeros(5)), []
     for names in ([0, 3, 1, 4], [1, 0], [4, 2, 3]):
         news = {name: torch.randn(5, generator=draw) for name in names}
         weights, importances = [2.0 + name for name in names], [0.1 + 0.1 * name for name in names]
-        found += [memory.stale(news, weights, importances, 0.7).tolist(), memory.sum.tolist()]
-    return found
+        found.append(direction(memory, news, weights, importances, 0.7).tolist())
+    return found, memory
 
 
-def test_fedstales_kernel_goes_block_by_block(monkeypatch) -> None:
-    whole = stale()
-    monkeypatch.setattr("fedsim.aggregators.memory.BLOCK_BYTES", 40)
-    np.testing.assert_allclose(stale(), whole, rtol=1e-6, atol=1e-6)
+def plainly(memory, news, weights, importances, beta) -> torch.Tensor:
+    """As FedStale does it without kernels."""
+    total = beta * memory.sum
+    for (client, delta), weight in zip(news.items(), weights, strict=True):
+        total.add_(delta - beta * memory[client].double(), alpha=weight)
+    for (client, delta), importance in zip(news.items(), importances, strict=True):
+        memory.remember(client, delta, importance)
+    return total
+
+
+@pytest.mark.parametrize("nbytes", [2**24, 40])
+def test_fedstales_kernel_goes_block_by_block(nbytes, monkeypatch) -> None:
+    monkeypatch.setattr("fedsim.aggregators.memory.BLOCK_BYTES", nbytes)
+    (found, memory), (expected, other) = rounds(Memory.stale), rounds(plainly)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(memory.sum, other.sum, rtol=1e-5, atol=1e-6)
+    assert all(memory[client].equal(other[client]) for client in range(5))
