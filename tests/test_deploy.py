@@ -340,6 +340,24 @@ def test_a_node_that_goes_takes_its_work_with_it(tmp_path) -> None:
     same_again(run, tmp_path)
 
 
+def test_a_late_error_of_who_was_away_disturbs_nobody_at_work(tmp_path) -> None:
+    calls = []
+
+    def first_raises(message: Message, app) -> Message:
+        calls.append(message)
+        if len(calls) == 1:
+            raise RuntimeError("cut off")
+        return app(message)
+
+    nodes = one_unlike(tmp_path, on_training(first_raises), seconds=(4.0, 6.0, 0.5))
+    nodes[0].here = lambda now: not 1.0 <= now < 2.0
+    run, grid = deployed(tmp_path, FEDAVG, nodes)
+    assert kinds(run, 0, "join", "leave", "lost") == ["join", "leave", "lost", "join"]
+    asked = [m.metadata.message_type for m in grid.pushed if m.metadata.dst_node_id == FIRST_NODE]
+    assert asked.count("query") == 3
+    same_again(run, tmp_path)
+
+
 def test_a_newcomer_in_the_middle_is_asked_from_then_on(tmp_path) -> None:
     nodes = one_unlike(tmp_path, comes=2.5, seconds=(0.5,))
     run, _ = deployed(tmp_path, FEDAVG, nodes, devices=3)
