@@ -148,7 +148,12 @@ class Repetition:
         for whose, what, own in self.asleep:
             setattr(whose, what, own)
         self.asleep.clear()
-        self.fill()
+        try:
+            self.fill()
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise RunFailed(
+                f"this run cannot be taken up: its checkpoint does not fit: {error!r}; run it anew"
+            ) from None
         progress.look(progress)
 
     def check_over(self) -> None:

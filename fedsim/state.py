@@ -226,7 +226,8 @@ def _fixed(value: object) -> bool:
 
 
 def _parts(record: Any) -> Sequence[str]:
-    return getattr(record, "changing", None) or [field.name for field in fields(record)]
+    names = getattr(record, "changing", None)
+    return [field.name for field in fields(record)] if names is None else names
 
 
 def _settled(record: Any) -> Any:

@@ -390,6 +390,13 @@ def test_a_timeline_that_does_not_repeat_is_refused(path, monkeypatch) -> None:
         conduct.resume(path)
 
 
+def test_a_checkpoint_that_does_not_fit_is_refused(path, monkeypatch) -> None:
+    """As if the algorithm had been another one when it was written."""
+    monkeypatch.setattr(repeating.Unpacking, "fill", lambda self, thing, facts: vars(thing)["velocity"])
+    with pytest.raises(RunFailed, match="its checkpoint does not fit: KeyError"):
+        conduct.resume(path)
+
+
 def test_no_folder_no_run(tmp_path, monkeypatch) -> None:
     assert main(monkeypatch, "resume", str(tmp_path / "nowhere")) == 2
 
