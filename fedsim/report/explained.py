@@ -72,7 +72,7 @@ class Explained:
         top = self.by_client.head(TOP)[::-1]
         names = [self.name(client) for client in top.index]
         style = {"type": "bar", "orientation": "h", "hovertemplate": "%{x:.3g} s"}
-        traces = [style | {"y": names, "x": top[part].to_numpy(), "name": _legend(part),
+        traces = [style | {"y": names, "x": list(top[part]), "name": _legend(part),
                            "marker": {"color": PHASE_COLOURS[part]}} for part in PARTS]  # fmt: skip
         drawn = figure(traces, "waited (s)", "", barmode="stack", hovermode="y unified")
         return Chart("for whom", drawn)
