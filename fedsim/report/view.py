@@ -60,7 +60,9 @@ class View:
         """The metrics table; without rows while there is none."""
         try:
             return self.run.metrics
-        except (FileNotFoundError, pd.errors.EmptyDataError):
+        except ScenarioError:
+            if self.run.finished:
+                raise
             return pd.DataFrame()
 
     @cached_property
