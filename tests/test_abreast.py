@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from test_experiment import SMALL
 
 import fedsim
 from fedsim import scenario
+from fedsim.abreast import Together
 from fedsim.clock import Clock
 from fedsim.conduct import conduct
 from fedsim.experiment import Experiment, assemble
@@ -138,6 +140,16 @@ def test_time_that_comes_to_nothing_does_so_for_all(tmp_path) -> None:
     many = experiments({}, {"learning_seed": 9}, **fleet(drop=1.0))
     assert conduct_together(many, [tmp_path / "0", tmp_path / "1"]) == []
     assert all("Stalled" in (tmp_path / name / "failure.json").read_text() for name in "01")
+
+
+def test_an_update_that_has_arrived_has_done_so_for_all() -> None:
+    """By this a synchronous server's clients train in company, which changes no number."""
+    one, other = SimpleNamespace(arrived=False), SimpleNamespace(arrived=False)
+    both = Together({0: one, 2: other})
+    assert not both.arrived
+    both.arrived = True
+    assert one.arrived
+    assert other.arrived
 
 
 def test_it_passes_time_once(tmp_path, monkeypatch) -> None:

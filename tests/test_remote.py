@@ -175,7 +175,7 @@ def test_nothing_stays_behind(tmp_path, way) -> None:
         assert marked(mark)
         running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=120)
-    assert {"failure": "diverged", "interrupt": "kept in"}[way] in said
+    assert {"failure": "diverged", "interrupt": "go on with: fedsim resume"}[way] in said
     until(lambda: not marked(mark))
 
 
