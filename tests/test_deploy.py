@@ -478,8 +478,27 @@ def test_a_server_does_not_wait_for_ever_for_devices_that_do_not_come(tmp_path) 
 
 def test_a_server_does_not_wait_for_ever_for_devices_that_have_all_gone(tmp_path) -> None:
     nodes = [Node(client, tmp_path / "state", goes=2.5) for client in range(CLIENTS)]
-    with pytest.raises(Stalled, match="no device is there"):
+    with pytest.raises(Stalled, match=r"nobody is at work, and 0 devices are there: client .: it is offline"):
         deployed(tmp_path, FEDAVG, nodes)
+
+
+def test_a_server_does_not_wait_for_ever_for_devices_that_are_all_silent(tmp_path) -> None:
+    silent = on_training(lambda message, app: None)
+    nodes = [Node(client, tmp_path / "state", behaviour=silent) for client in range(CLIENTS)]
+    with pytest.raises(Stalled, match=r"nobody is at work, and 0 devices are there: client .: no answer within 5 s"):
+        deployed(tmp_path, FEDAVG, nodes, **{"answer-limit": 5})
+
+
+def test_a_server_does_not_wait_for_ever_for_more_devices_than_there_are(tmp_path) -> None:
+    base = BASE | {"aggregator": {"fedavg": {"cohort": 4, "minimum": 4}}}
+    with pytest.raises(Stalled, match="nobody is at work, and 3 devices are there"):
+        deployed(tmp_path, base, one_unlike(tmp_path, goes=2.5))
+
+
+def test_a_server_that_steps_by_the_clock_may_well_wait_for_it(tmp_path) -> None:
+    base = BASE | {"aggregator": {"fedfix": {"interval": "30 min"}}, "until": {"versions": 2}}
+    run, _ = deployed(tmp_path, base)
+    assert run.receipt["counts"]["versions"] == 2
 
 
 def test_a_run_of_which_nothing_comes_ends_and_says_why(tmp_path) -> None:

@@ -161,14 +161,22 @@ def test_a_frozen_node_counts_as_gone_and_when_it_thaws_it_is_asked_again(tmp_pa
 
 
 LIAR = """\
+from flwr.clientapp import ClientApp
+
 from fedsim.flower.letters import packed, unpacked
 
-honest = app
+honest, app = app, ClientApp()
 
 
-def app(message, context):
+@app.query()
+def introduce(message, context):
+    return honest(message, context)
+
+
+@app.train()
+def train(message, context):
     reply = honest(message, context)
-    if context.node_config["partition-id"] == 0 and message.metadata.message_type == "train":
+    if context.node_config["partition-id"] == 0:
         message = reply.content["message"]
         {does}
     return reply

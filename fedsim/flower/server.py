@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from logging import getLogger
+from math import inf
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ log = getLogger(__name__)
 ANSWER_LIMIT = 600 * SECOND
 """A device that has said nothing for so long counts as gone, until it does."""
 COMPANY_LIMIT = 600 * SECOND
-"""So long a server waits for devices, when there are too few to begin with or none at all."""
+"""So long a server waits for devices, when there are too few to begin or to go on with."""
 VAIN = 10
 """So many losses and refusals a client without one step between them mean that no step will come."""
 
@@ -110,15 +111,15 @@ class Deployment(LiveCell):
         return max(self.wall.now, self.clock.now + 1)
 
     def refuse_solitude(self, state: str, now: int) -> None:
-        """Stalled if nobody has come for too long."""
+        """Stalled if nobody has come, or been at work, for too long."""
         if now - self.company_at > COMPANY_LIMIT:
             raise Stalled(f"after {written_duration(COMPANY_LIMIT)} {state}: {self.fault or 'no other came'}")
 
     def refuse_vanity(self) -> None:
-        """Stalled if nothing comes of what devices do, or there are none."""
-        if self.nodes:
+        """Stalled if nothing comes of what devices do, or they do nothing."""
+        if self.waiting or self.clock.peek() < inf:
             self.company_at = self.wall.now
-        self.refuse_solitude("no device is there", self.wall.now)
+        self.refuse_solitude(f"nobody is at work, and {len(self.here)} devices are there", self.wall.now)
         if self.vain > VAIN * len(self.work.held):
             raise Stalled(f"the last {self.vain} local trainings were lost or refused: {self.fault}")
 
