@@ -81,9 +81,10 @@ class Crew:
         size = max(1, min(self.most, -(-len(tasks) // self.workers)))
         calls = [self.call(tasks[start : start + size]) for start in range(0, len(tasks), size)]
         try:
-            return [result for found in self.ray.get(calls) for result in found]
+            found = [result for each in self.ray.get(calls) for result in each]
         except self.ray.exceptions.RayTaskError as error:
             raise error.cause from None
+        return [replace(result, delta=like.new_tensor(result.delta)) for like, result in found]
 
     def call(self, tasks: Sequence[LocalTask]) -> Any:
         """Have them trained; where the results will be."""
@@ -92,13 +93,14 @@ class Crew:
         starts = [(places[id(task.params)], places.get(id(task.sent))) for task in tasks]
         light = [replace(task, params=cast("Any", None), sent=None) for task in tasks]
         train = self.ray.remote(train_there).options(num_cpus=1, max_retries=RETRIES)
-        return train.remote([self.learner], light, starts, *map(self.put, vectors.values()))
+        like = tasks[0].params[:0].clone()  # of a view the whole would travel
+        return train.remote([self.learner], like, light, starts, *map(self.put, vectors.values()))
 
     def put(self, vector: Any) -> Any:
         """Where on the cluster a vector is, put there if it is not yet."""
         name = id(vector)
         if name not in self.vectors:
-            self.vectors[name] = self.ray.put(vector)
+            self.vectors[name] = self.ray.put(vector.cpu().numpy())
             finalize(vector, self.vectors.pop, name, None).atexit = False
         return self.vectors[name]
 
@@ -108,17 +110,24 @@ LEARNERS: dict[Any, Train] = {}
 
 
 def train_there(
-    learner: Sequence[Any], tasks: Sequence[LocalTask], starts: Sequence[tuple[int, int | None]], *vectors: Any
-) -> list[LocalResult]:
-    """On a worker: train tasks that start from vectors at these places."""
+    learner: Sequence[Any], like: Any, tasks: Sequence[LocalTask], starts: Sequence[tuple[int, int | None]],
+    *vectors: Any,
+) -> list[tuple[Any, LocalResult]]:  # fmt: skip
+    """On a worker: train tasks that start from vectors at these places; `like`, and what comes beside each result, are
+    tensors of their kind.
+
+    Vectors and changes travel as NumPy's arrays, whose memory Ray shares, where tensors are copied byte by byte.
+    """
     import ray
 
     [where] = learner
     if where not in LEARNERS:
         LEARNERS.clear()
         LEARNERS[where] = cast("Train", ray.get(where))
+    here = [like.new_tensor(vector) for vector in vectors]
     whole = [
-        replace(task, params=vectors[params], sent=None if sent is None else vectors[sent])
+        replace(task, params=here[params], sent=None if sent is None else here[sent])
         for task, (params, sent) in zip(tasks, starts, strict=True)
     ]
-    return LEARNERS[where](whole)
+    results = LEARNERS[where](whole)
+    return [(one.delta[:0].clone(), replace(one, delta=cast("Any", one.delta.cpu().numpy()))) for one in results]
