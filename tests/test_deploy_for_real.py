@@ -71,7 +71,7 @@ def test_a_federation_with_keys_comes_to_what_the_simulator_says_and_so_does_a_r
     base = small(SCAFFOLD, 2) | {"until": {"versions": 2}}
     (tmp_path / "two.yaml").write_text(yaml.safe_dump(base))
     said, faults = command(
-        "deploy", tmp_path / "two.yaml", "--local", 2, "--tls", "--out", tmp_path, "--json"
+        "deploy", tmp_path / "two.yaml", "--local", 2, "--tls", "--out", tmp_path / "out", "--json"
     ).communicate()
     assert faults == ""
     run = load(json.loads(said)["path"])
