@@ -1,8 +1,8 @@
 """One round of a convolutional network on all cores: the executor `remote` against `inline`.
 
 Run by `python -m bench.remote`, when nobody else works on the machine: seconds are those of the clock, and the load of
-the machine is printed with them. FedAvg, 20 clients a round, its CNN, Fashion-MNIST (where it is looked for: README);
-one thread a worker. Rounds take turns in one process; what comes out is compared to the bit.
+the machine is printed with them. FedAvg, 20 clients a round, its CNN, Fashion-MNIST (where it is looked for:
+scenarios/README.md); one thread a worker. Rounds take turns in one process; what comes out is compared to the bit.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def called(*arguments: object) -> Any:
 
 
 def test_the_readmes_commands_are_taken(tmp_path, monkeypatch) -> None:
-    section = (ROOT / "README.md").read_text().split("## On devices")[1].split("\n## ")[0]
+    section = (ROOT / "fedsim" / "flower" / "README.md").read_text().split("## On devices")[1].split("\n## ")[0]
     lines = [line.split()[1:] for line in section.splitlines() if line.startswith("fedsim ")]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "scenarios").symlink_to(ROOT / "scenarios")

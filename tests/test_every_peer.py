@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+from documents import python_file
 
 import fedsim
 from fedsim import experiment, scenario
@@ -17,7 +16,6 @@ from fedsim.peers import PEERS
 from fedsim.trace import ARRIVE, KINDS, UPLOAD
 
 PARAMS = 650
-README = (Path(__file__).parent.parent / "README.md").read_text()
 DIGITS = {
     "seed": 3,
     "until": {"versions": 25},
@@ -174,8 +172,7 @@ def test_without_an_algorithm_there_is_no_scenario() -> None:
 
 def test_your_own_peers(tmp_path, monkeypatch) -> None:
     """The README's."""
-    [code] = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "my_peers.py" in block]
-    (tmp_path / "my_peers.py").write_text(code)
+    (tmp_path / "my_peers.py").write_text(python_file("my_peers.py"))
     monkeypatch.syspath_prepend(tmp_path)
     found = run(tmp_path / "out", "my_peers:Relay", "until.versions=3", stride=3)
     assert found.receipt["counts"] | {"bytes_up": 0} == {
