@@ -223,7 +223,7 @@ def dies(handle):
 os.fsync = dies
 """,
     "while it writes a table": """
-from fedsim.results import RunFolder
+from fedsim.folder import RunFolder
 table, calls = RunFolder._table, []
 def dies(self, name, frame):
     calls.append(1)

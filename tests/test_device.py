@@ -28,6 +28,10 @@ WITHOUT_TENSORS = {"devices", "availability", "participation", "rate", "straggle
 """Families that say when and who: none of their members computes with what is on a device."""
 
 
+ELSEWHERE = {"mnist", "fashion_mnist", "cifar10", "heart_disease", "remote"}
+"""Data that may not be at hand, and an executor whose processes are others."""
+
+
 @pytest.fixture(scope="module")
 def plays(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
@@ -37,7 +41,7 @@ def plays(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def card(monkeypatch) -> None:
-    monkeypatch.setattr(conduct, "card", lambda device: f"a {device.type} of ours")
+    monkeypatch.setattr("fedsim.receipt.card", lambda device: f"a {device.type} of ours")
 
 
 def on(device: torch.device, name: str, data: Path, out: Path) -> fedsim.Run:
@@ -64,7 +68,7 @@ def mentioned() -> set[str]:
 
 @pytest.mark.parametrize("family", sorted(FAMILIES.keys() - WITHOUT_TENSORS))
 def test_every_member_of_a_family_is_in_a_small_scenario(family) -> None:
-    assert not FAMILIES[family].keys() - mentioned() - {"mnist", "fashion_mnist", "cifar10", "heart_disease"}
+    assert not FAMILIES[family].keys() - mentioned() - ELSEWHERE
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
