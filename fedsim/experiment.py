@@ -212,6 +212,8 @@ def _dataset(arm: Arm, source: Any, folders: Sequence[Path], loaded: dict[str, D
 
 def _placed(dataset: Dataset, device: torch.device, loaded: dict[str, Dataset]) -> Dataset:
     """A dataset on a device; moved once for all arms."""
+    if dataset.x.device == device:
+        return dataset
     name = f"{id(dataset)} on {device}"
     there = loaded[name] = loaded.get(name) or dataset.to(device)
     return there

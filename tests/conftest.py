@@ -6,6 +6,9 @@ What hypothesis draws is the same every time, however long it takes: a busy mach
 import torch
 from hypothesis import HealthCheck, settings
 
+collect_ignore = ["flower_apps"]
+"""Apps are loaded as Flower does it, and by nobody before."""
+
 torch.set_num_threads(1)
 CALM = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("calm", deadline=None, derandomize=True, database=None, suppress_health_check=CALM)

@@ -193,14 +193,12 @@ def test_a_torch_app_in_a_package_with_late_imports(tmp_path) -> None:
 
 
 def test_an_asynchronous_loop_with_sleeps_runs_in_virtual_time(tmp_path) -> None:
-    began = time.monotonic()
     fast = {"clients": 3, "devices": {"constant": {"per_example": "300 ms", "down": "unlimited", "up": "unlimited"}},
             "stragglers": "none"}  # fmt: skip
     found, run = ran(LOOP, tmp_path, fleet=fast, app={}, network={"star": {"latency": "0 ms"}})
     assert len(found["steps"]) == 4
     assert np.all(np.diff(found["steps"]) >= 3.0), "3 s of work a reply"
     assert found["steps"][-1] == pytest.approx(run.metrics.time_s.iloc[-1], abs=0.2)
-    assert time.monotonic() - began < 3 * 4
     versions = run.trace[run.trace.kind == "version"]
     assert len(versions) == 3, "the last model is sent to nobody"
     assert found["w"] == pytest.approx(found["w"][0])
