@@ -8,6 +8,7 @@ import pytest
 import yaml
 from drawn import BASE, scenarios
 from hypothesis import given, note, settings
+from watching import watched
 
 import fedsim
 from fedsim.errors import RunFailed, ScenarioError
@@ -17,14 +18,13 @@ def outcome(scenario) -> str:
     """Run it, and check what may be relied on whatever it says."""
     with TemporaryDirectory() as folder:
         try:
-            run = fedsim.run(scenario, out=folder, picture=False)
+            with watched():
+                run = fedsim.run(scenario, out=folder, picture=False)
         except (ScenarioError, RunFailed) as error:
             return f"{type(error).__name__}: {error}"
         last = run.metrics.iloc[-1]
         assert run.finished
         assert last.version >= 3 or last.time_s >= 86_400
-        assert (run.trace.time.diff().dropna() >= 0).all()
-        assert (run.trace.staleness >= 0).all()
         return "ended"
 
 
