@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import yaml
-from drawn import BASE, scenarios
+from drawn import BASE, faults, scenarios
 from hypothesis import given, note, settings
 from watching import watched
 
@@ -33,6 +33,13 @@ def outcome(scenario) -> str:
 def test_any_scenario_ends_or_says_why_not(scenario) -> None:
     note(yaml.safe_dump(scenario))
     assert not outcome(scenario).endswith(": ")
+
+
+@settings(max_examples=60)
+@given(scenarios(1), faults())
+def test_any_scenario_bears_faults_or_says_why_not(scenario, drawn) -> None:
+    note(yaml.safe_dump(scenario | {"faults": drawn}))
+    assert not outcome(scenario | {"faults": drawn}).endswith(": ")
 
 
 @pytest.mark.soak

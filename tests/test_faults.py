@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from fedsim.conduct import foresee
 from fedsim.errors import ScenarioError
 from fedsim.faults import FAULTS, Partition
 from fedsim.network import Degraded
+from fedsim.rng import chance
 
 CALM = {"fleet": {"clients": 8, "devices": {"constant": {"per_example": "100 ms"}}}}
 MANY = {"until": {"versions": 8, "time": "1 d"}}
@@ -159,12 +161,13 @@ def test_a_degraded_capacity_is_a_share_within_its_periods() -> None:
     assert link.levels == {8.0, 4.0}
 
 
-def test_halves_are_drawn_anew_and_come_to_all(tmp_path) -> None:
+def test_halves_are_drawn_anew_and_come_to_all() -> None:
     (arm,) = scenario.read(with_faults({"partition": {"every": "1 min", "times": 5, "lasts": "10 s"}}))
     graph = experiment.assemble(arm).graph
     fault = Partition(every=60_000_000, times=5, lasts=10_000_000)
-    outages = fault.outages(graph, 8, lambda *name: hash(name) % 997 / 997)
-    assert all(sorted(outage.named) == list(range(8)) and len((outage.split or ())[0]) == 4 for outage in outages)
+    outages = fault.outages(graph, 8, partial(chance, 1))
+    assert all(sorted(outage.named) == list(range(8)) for outage in outages)
+    assert all([len(half) for half in outage.split or ()] == [4, 4] for outage in outages)
     assert len({outage.split for outage in outages}) > 1
     assert all(outage.end - outage.start == 10_000_000 for outage in outages)
 
