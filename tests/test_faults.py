@@ -102,6 +102,17 @@ def test_clients_are_killed_in_the_phase_that_is_named(tmp_path, phase, timed) -
     assert found.metrics.lost.iloc[-1] == len(before)
 
 
+def test_who_is_in_another_phase_lives(tmp_path) -> None:
+    calm = run(tmp_path / "calm", with_faults(fleet=SLOW))
+    own = calm.trace[calm.trace.client == 3]
+    training = (own.time[own.kind == "train"].iloc[0] + own.time[own.kind == "upload"].iloc[0]) // 2
+    lost = {}
+    for phase in PHASES:
+        kill = {"kill": {"phase": phase, "at": [f"{training} us"], "clients": [3]}}
+        lost[phase] = run(tmp_path / phase, with_faults(kill, fleet=SLOW)).metrics.lost.iloc[-1]
+    assert lost == {"download": 0, "train": 1, "upload": 0}
+
+
 def test_a_killed_client_is_asked_again_after_its_recovery(tmp_path) -> None:
     found = run(tmp_path / "run", with_faults({"kill": {"at": ["500 ms"], "clients": [2]}}, until={"time": "5 min"}))
     own = found.trace[found.trace.client == 2]
