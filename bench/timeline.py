@@ -17,7 +17,6 @@ import simpy
 import torch
 
 from fedsim.aggregators import FedBuff
-from fedsim.cell import Workload
 from fedsim.executors import Null
 from fedsim.fleet import Device, Fleet
 from fedsim.network import Star
@@ -30,6 +29,7 @@ from fedsim.simulation import Simulation
 from fedsim.trace import Trace
 from fedsim.units import SECOND
 from fedsim.work import LocalResult
+from fedsim.workload import Workload
 
 MODEL_BYTES = 35_000
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
+from collections import Counter, defaultdict
+from collections.abc import Callable, Generator, Hashable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from fedsim.carrier import Carrier
-from fedsim.clock import DEADLINE, FIRST_RANK, Cut, LinkDown, Moment, Process, Steps
-from fedsim.downlink import CatchUp, Downlink
+from fedsim.clock import DEADLINE, FIRST_RANK, Cut, Failure, LinkDown, Moment, Process, Steps
+from fedsim.downlink import Downlink
+from fedsim.faults import Asked
 from fedsim.fleet import Fate, Fleet
 from fedsim.progress import Progress
 from fedsim.simulation import Simulation
 from fedsim.stalling import OfServer
-from fedsim.trace import ARRIVE, JOIN, KINDS, LEAVE, LOST, START, TRAIN, UPLOAD, VERSION
+from fedsim.trace import ARRIVE, JOIN, KINDS, LEAVE, LOST, START, TRAIN, UNASKED, UPLOAD, VERSION
 from fedsim.work import Deferred, Kept, LocalTask, Release, Update
+from fedsim.workload import Workload
 
 if TYPE_CHECKING:
     from fedsim.aggregators.aggregator import Aggregator
@@ -24,55 +26,14 @@ if TYPE_CHECKING:
 SERVER = "server"
 
 
-class Failure(Cut):
-    """A client failed by itself (not because it went away), and comes back after a while."""
-
-
-@dataclass(frozen=True)
-class Workload:
-    """The counts and sizes that a client's round is priced from."""
-
-    steps: Mapping[int, int] | Sequence[int]
-    """Local steps of each client, by its number; at first, where they become fewer."""
-    seen: Mapping[int, int] | Sequence[int]
-    """Examples that each client's local training looks at; at first."""
-    held: Mapping[int, int] | Sequence[int]
-    """Training examples that each client holds."""
-    flops: float
-    """Floating-point operations to train on one example."""
-    down: int
-    """Bytes from server to client: a model, and what else is sent along."""
-    up: int
-    """Bytes from client to server, whatever it has done."""
-    up_step: int = 0
-    """Bytes from client to server for each of its local steps."""
-    step: int | None = None
-    """Bytes that tell a client of one server step, where it need not be sent whole models."""
-    catch_up: CatchUp = "cheapest"
-    share: Callable[[int], Fraction] | None = None
-    """Of both, for those who start from a server version; None: the whole."""
-
-    def steps_at(self, client: int, version: int) -> int:
-        """Local steps of a client that starts from this version."""
-        return self.steps[client] if self.share is None else int(self.steps[client] * self.share(version))
-
-    def up_at(self, client: int, version: int) -> int:
-        """Bytes that it then sends."""
-        return self.up + self.up_step * self.steps_at(client, version)
-
-    def seen_at(self, client: int, version: int) -> int:
-        """Examples that it then looks at."""
-        return self.seen[client] if self.share is None else round(self.seen[client] * self.share(version))
-
-
-def failing(fate: Fate, duration: int, nbytes: int, upload: Callable[[int], Steps]) -> Steps:
-    """What a client still does before it fails: of a training of this duration, and of an upload of so many bytes."""
-    share = {"before": 0.0, "during": fate.fraction, "after": 1.0, "upload": 1.0}[fate.phase]
+def failing(fate: Fate, duration: int, nbytes: int, transfer: Callable[[int], Steps]) -> Steps:
+    """What a client still does before it fails: of a training of this duration, and of a transfer of so many bytes."""
+    share = {"download": 0.0, "before": 0.0, "during": fate.fraction, "after": 1.0, "upload": 1.0}[fate.phase]
     if worked := round(duration * share):
         yield worked
-    sent = int(nbytes * fate.fraction) if fate.phase == "upload" else 0
+    sent = int(nbytes * fate.fraction) if fate.phase in ("download", "upload") else 0
     if sent:
-        yield from upload(sent)
+        yield from transfer(sent)
     raise Failure(sent)
 
 
@@ -101,6 +62,10 @@ class Cell:
     """Who is at work."""
     broken: set[int] = field(default_factory=set, init=False)
     """Who has failed, or could not be reached, and is not well yet."""
+    phases: dict[int, str] = field(default_factory=dict, init=False)
+    """How far they are: at `download`, `train` or `upload`."""
+    requests: Counter[int] = field(default_factory=Counter, init=False)
+    """How often each client was asked."""
     ordinals: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int), init=False)
     kept: dict[int, Kept] = field(default_factory=dict, init=False)
     """What each client's last training has left with it; one that was cut short leaves nothing."""
@@ -150,6 +115,8 @@ class Cell:
         aggregator = self.aggregator
         release = self.world.holders.add(Release(aggregator.version, aggregator.params, aggregator.sent))
         for client in clients:
+            self.phases[client] = "download"
+            self.requests[client] += 1
             self.jobs[client] = self.clock.start(self.job(client, release), FIRST_RANK + client)
         if aggregator.deadline is not None and aggregator.round != self.armed:
             self.armed = aggregator.round
@@ -190,7 +157,7 @@ class Cell:
         self.trace.add(began, START, client, version)
         try:
             pending = yield from self.local(client, release)
-            yield from self.upload(client, self.work.up_at(client, version))
+            yield from self.respond(client, version, began)
         except Cut as cut:
             self.lose(client, version, cut)
         else:
@@ -200,14 +167,38 @@ class Cell:
         """Download the model and train; what training will yield."""
         began, version = self.clock.now, release.version
         nbytes = self.downlink.nbytes(client, version)
+        if fate := self.world.faults.fate(client, self.requests[client], "download"):
+            yield from failing(fate, 0, nbytes, lambda nbytes: self.download(client, nbytes))
         yield from self.download(client, nbytes)
         self.downlink.has(client, version)
+        self.phases[client] = "train"
         self.trace.add(self.clock.now, TRAIN, client, version, nbytes)
         pending = yield from self.train(client, release)
         if timing := self.world.timing(client, version):
             yield from timing.hold(OfServer(self, client, version, began))
+        self.phases[client] = "upload"
         self.trace.add(self.clock.now, UPLOAD, client, version)
         return pending
+
+    def respond(self, client: int, version: int, began: int) -> Steps:
+        """Upload what there is to say. On its way that may be held up, or come again."""
+        faults, asked = self.world.faults, Asked(client, self.requests[client], began, self.clock.now)
+        nbytes = self.work.up_at(client, version)
+        if late := faults.delay(asked):
+            yield late
+        if fate := faults.fate(client, asked.number, "upload"):
+            yield from failing(fate, 0, nbytes, lambda nbytes: self.upload(client, nbytes))
+        yield from self.upload(client, nbytes)
+        for _ in range(faults.copies(replace(asked, now=self.clock.now))):
+            self.clock.start(self.copy(client, version), FIRST_RANK + client)
+
+    def copy(self, client: int, version: int) -> Steps:
+        """An answer comes again, and the server knows it; it counts for nothing if it does not come through."""
+        nbytes, (here, there) = self.work.up_at(client, version), (self.whereabouts(client), self.place)
+        with suppress(Cut):
+            yield from self.world.carrier.carry(here, there, nbytes, FIRST_RANK + client, lambda nbytes: None)
+            self.progress.uploaded(nbytes)
+            self.trace.add(self.clock.now, UNASKED, client, version, nbytes)
 
     def arrived(self, client: int, version: int, began: int, pending: Deferred) -> Update:
         """What has just been uploaded by a client that was started at `began`."""
@@ -228,7 +219,7 @@ class Cell:
         self.ordinals[client] += 1
         seen, flops = self.work.seen_at(client, version), self.work.flops
         duration = self.world.training_time(client, version, ordinal, seen, flops)
-        fate = self.fleet.fate(client, ordinal)
+        fate = self.fleet.fate(client, ordinal) or self.world.faults.fate(client, self.requests[client], "train")
         if fate is not None:
             nbytes = self.work.up_at(client, version)
             yield from failing(fate, duration, nbytes, lambda nbytes: self.upload(client, nbytes))

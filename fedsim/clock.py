@@ -24,6 +24,10 @@ class Cut(Exception):
         self.nbytes = nbytes
 
 
+class Failure(Cut):
+    """A client failed by itself (not because it went away), and comes back after a while."""
+
+
 class LinkDown(Cut):
     """A link on the way of a transfer is down."""
 
@@ -67,13 +71,13 @@ class Process(Moment):
             self.callbacks = [self._go_on]
             self.env.schedule(self, self.rank, wait)  # type: ignore[arg-type]
 
-    def cut(self) -> None:
+    def cut(self, why: Cut | None = None) -> None:
         """End it before anything else happens: `Cut` is raised where it waits. It may not wait again."""
-        self.env.call(0, URGENT, self._end)
+        self.env.call(0, URGENT, lambda: self._end(why or Cut()))
 
-    def _end(self) -> None:
+    def _end(self, why: Cut) -> None:
         with suppress(StopIteration):
-            self.steps.throw(Cut())
+            self.steps.throw(why)
             raise RuntimeError("a process that was cut waits again")
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, ClassVar
 
-from fedsim.cell import SERVER, Failure, failing
-from fedsim.clock import CALENDAR, DEADLINE, FIRST_RANK, Cut, LinkDown, Moment, Process, Steps
+from fedsim.cell import SERVER, failing
+from fedsim.clock import CALENDAR, DEADLINE, FIRST_RANK, Cut, Failure, LinkDown, Moment, Process, Steps
 from fedsim.coding import Code, Combination, MiniTask, Tasks
 from fedsim.coding.jobdata import JobData
 from fedsim.progress import Progress

@@ -17,16 +17,17 @@ from torch import nn
 
 from fedsim.accelerator import CPU
 from fedsim.attacks.liars import Poisoning
-from fedsim.cell import Workload
 from fedsim.coded import CodedSimulation
 from fedsim.data import Dataset, Parts, data_folders
 from fedsim.errors import ScenarioError
 from fedsim.evaluation import EnsembleEvaluator, Evaluator, PeerEvaluator, Robust
+from fedsim.faults import NONE, Faults
 from fedsim.fitness import exam, personal, refuse_unfit
 from fedsim.fleet import Fleet
 from fedsim.hostility import Hostility
 from fedsim.models import initial_params, training_flops
 from fedsim.models.binary import Maturing
+from fedsim.network import Conditions
 from fedsim.objectives import FedRBN, Plain
 from fedsim.own_models import OwnModels
 from fedsim.probed import Probed
@@ -41,6 +42,7 @@ from fedsim.trace import Trace
 from fedsim.training import Trainer
 from fedsim.vector import Layout
 from fedsim.work import ClientState, Measured
+from fedsim.workload import Workload
 
 
 @dataclass
@@ -178,9 +180,8 @@ def assemble(
     dataset = _dataset(arm, source, given["folders"], loaded)
     parts = source.partition.split(dataset, clients, seed)
     given |= {"shape": dataset.shape, "classes": dataset.outputs, "vocabulary": len(dataset.vocabulary)}
-    given["outputs"] = dataset.outputs
     given |= {"clients": clients, "workers": clients, "jobs": keys.until.versions, "versions": keys.until.versions}
-    given |= {"labels": _label_distributions(dataset, parts), "tasks": dataset.tasks}
+    given |= {"labels": _label_distributions(dataset, parts), "tasks": dataset.tasks, "outputs": dataset.outputs}
     given |= {"dataset": dataset, "parts": parts}
     model, params = initial_params(lambda: arm.build(given, "model"), arm.learning_seed)
     model, params, dataset = model.to(device), params.to(device), _placed(dataset, device, loaded)
@@ -192,7 +193,7 @@ def assemble(
     shared = layout.size - int(trainer.personal.mask.sum())
     work = _workload(local, parts.sizes, training_flops(model, dataset.x[:1]), 4 * shared)
     fleet = equipped(arm, given)
-    graph = linked(arm, given, fleet, serverless=keys.peers is not None)
+    graph = linked(arm, given, fleet, keys.peers is not None, Faults.of(arm))
     evaluator = _evaluator(arm, model, dataset, trainer, poisoning)
     experiment = Experiment(arm, given, fleet, graph, work, trainer, evaluator, layout, params, hostility, dataset)
     experiment.simulation(Trace())  # what it refuses is refused before anything runs
@@ -212,11 +213,10 @@ def _dataset(arm: Arm, source: Any, folders: Sequence[Path], loaded: dict[str, D
 
 def _placed(dataset: Dataset, device: torch.device, loaded: dict[str, Dataset]) -> Dataset:
     """A dataset on a device; moved once for all arms."""
-    if dataset.x.device == device:
-        return dataset
-    name = f"{id(dataset)} on {device}"
-    there = loaded[name] = loaded.get(name) or dataset.to(device)
-    return there
+    if dataset.x.device != device:
+        name = f"{id(dataset)} on {device}"
+        dataset = loaded[name] = loaded.get(name) or dataset.to(device)
+    return dataset
 
 
 def _trainer(
@@ -263,14 +263,15 @@ def equipped(arm: Arm, given: Mapping[str, Any]) -> Fleet:
     )
 
 
-def linked(arm: Arm, given: Mapping[str, Any], fleet: Fleet, serverless: bool = False) -> nx.Graph:
+def linked(
+    arm: Arm, given: Mapping[str, Any], fleet: Fleet, serverless: bool = False, faults: Faults = NONE
+) -> nx.Graph:
     """The clients' devices at their places, with or without a server, and what becomes of the links in time."""
     network = arm.build(given, "network")
     make = network.serverless if serverless else network.graph
     graph = make([device.down for device in fleet.devices], [device.up for device in fleet.devices])
-    if arm.keys.links is not None:
-        arm.build(given, "links").apply(graph, len(fleet.devices), fleet.seed)
-    return graph
+    links = Conditions() if arm.keys.links is None else arm.build(given, "links")
+    return faults.weathered(graph, links, len(fleet.devices))
 
 
 def _label_distributions(dataset: Dataset, parts: Parts) -> list[list[float]]:

@@ -221,6 +221,8 @@ class Scenario:
     """None: all clients are honest."""
     defence: Any = None
     """What combines updates in place of their mean; None: nobody is thought to lie."""
+    faults: tuple[Any, ...] | None = None
+    """What else goes wrong; None: nothing does."""
     edges: Edges | None = None
     """None: clients talk to the server themselves, whatever stands between."""
     select: Any = "uniform"

@@ -14,9 +14,9 @@ from fedsim.work import Deferred, Kept, Letter, LocalTask, Parts
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedsim.cell import Workload
     from fedsim.defences import Guard
     from fedsim.progress import Progress
+    from fedsim.workload import Workload
 
 Verb = Generator["int | Moment", None, Any]
 

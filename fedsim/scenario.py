@@ -22,6 +22,7 @@ from fedsim.defences import DEFENCES, RULES
 from fedsim.errors import ScenarioError
 from fedsim.exams import EXAMS
 from fedsim.executors import EXECUTORS
+from fedsim.faults import FAULTS
 from fedsim.fleet import AVAILABILITY, DEVICES, PARTICIPATION, RATES, STRAGGLERS
 from fedsim.folder import sha256
 from fedsim.growth import GROWTH
@@ -51,6 +52,7 @@ FAMILIES = {
     "participation": PARTICIPATION,
     "rate": RATES,
     "stragglers": STRAGGLERS,
+    "faults": FAULTS,
     "network": NETWORKS,
     "graph": GRAPHS,
     "mixing": MIXING,

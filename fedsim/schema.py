@@ -1,10 +1,10 @@
 """From constructors to a strict schema: `{name: {argument: value}}`, where the arguments are the constructor's own.
 
 A family is a table of constructors under the name of the argument that takes one. An argument whose name is a
-family's is a choice from it, unless it is a number; an argument that is a dataclass, or a tuple of them, is a
-group of arguments, or a list of groups; `given` arguments come from the run and do not appear in a file. A constructor
-may name the one argument that a bare value stands for (`shorthand`); in a family, a bare number stands for the first
-member that does. There is no second description of anything.
+family's is a choice from it, or a list of choices if it is a tuple, unless it is a number; an argument that is a
+dataclass, or a tuple of them, is a group of arguments, or a list of groups; `given` arguments come from the run and do
+not appear in a file. A constructor may name the one argument that a bare value stands for (`shorthand`); in a family, a
+bare number stands for the first member that does. There is no second description of anything.
 """
 
 from __future__ import annotations
@@ -181,7 +181,8 @@ class Schema:
 
     def _field(self, name: str, hint: Any, default: Any) -> tuple[Any, Any]:
         if name in self.families and not any(getattr(kind, "__origin__", kind) in NUMBERS for kind in _kinds(hint)):
-            kind = self.choice(name)
+            several = any(get_origin(each) is tuple for each in _kinds(hint))
+            kind = tuple[self.choice(name), ...] if several else self.choice(name)
             if default is None:
                 return (kind | None, None)
             if isinstance(default, str):
@@ -262,7 +263,7 @@ def _model_at(model: type[BaseModel], path: Path) -> type[BaseModel]:
     """The model that checks what stands at `path`."""
     for step in path:
         kinds = [model.model_fields[str(step)].annotation] if str(step) in model.model_fields else []
-        kinds += getattr(kinds[0], "__args__", ()) if kinds else ()
+        kinds += [part for kind in _kinds(kinds[0]) for part in _kinds(kind)] if kinds else []
         model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
     return model
 

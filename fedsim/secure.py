@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import ceil
 
-from fedsim.cell import Failure
-from fedsim.clock import FIRST_RANK, Cut, Moment, Steps
+from fedsim.clock import FIRST_RANK, Cut, Failure, Moment, Steps
 from fedsim.server import ServerSimulation
 from fedsim.trace import START
 from fedsim.work import Release, Update

@@ -31,6 +31,8 @@ class ServerSimulation(Cell):
     def run(self) -> None:
         """From time 0 until a limit is reached; raises what `pass_time` does."""
         self.clock.start(self.calendar(), CALENDAR)
+        for moment, strike in self.world.faults.strikes(self):
+            self.clock.call(moment, CALENDAR, strike)
         pass_time(self.clock, self.progress, self.aggregator, lambda: (
             f"{len(self.here)} clients are here, {len(self.jobs)} at work"))  # fmt: skip
 

@@ -15,6 +15,7 @@ import networkx as nx
 from fedsim.carrier import Carrier
 from fedsim.clock import Clock, seldom_collected
 from fedsim.errors import Stalled
+from fedsim.faults import NONE, Faults
 from fedsim.fleet import Fleet
 from fedsim.holders import Holders
 from fedsim.progress import Model, Progress
@@ -56,6 +57,8 @@ class Simulation:
     """Whether each local training goes on from what the client's last one has left, whatever the algorithm."""
     stalling: Stalling | None = None
     """Who attacks by the time that they take."""
+    faults: Faults = NONE
+    """What goes wrong."""
     changing: ClassVar[tuple[str, ...]] = ("executor",)
 
     def __post_init__(self) -> None:
@@ -75,4 +78,5 @@ class Simulation:
         """Microseconds, at least 1, of the client's n-th local training, which starts from this version."""
         usual = self.fleet.training_time(client, ordinal, examples, flops)
         timing = self.timing(client, version)
-        return usual if timing is None else max(1, round(min(usual * timing.factor, FOREVER)))
+        factor = (timing.factor if timing else 1.0) * self.faults.pace(client)
+        return usual if factor == 1 else max(1, round(min(usual * factor, FOREVER)))

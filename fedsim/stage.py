@@ -19,6 +19,7 @@ from fedsim.edges import Edge, HierarchySimulation
 from fedsim.encoder import Encoder
 from fedsim.errors import ScenarioError
 from fedsim.executors import Null
+from fedsim.faults import Faults
 from fedsim.fitness import refuse_beside, refuse_far, refuse_unusual
 from fedsim.learner import Idle, Learner
 from fedsim.models.binary import Maturing
@@ -38,10 +39,10 @@ from fedsim.work import LocalResult
 
 if TYPE_CHECKING:
     from fedsim.aggregators.aggregator import Aggregator
-    from fedsim.cell import Workload
     from fedsim.drift import Drift
     from fedsim.experiment import Experiment
     from fedsim.progress import Progress
+    from fedsim.workload import Workload
 
 Selects = Callable[[int], Select]
 """Makes a selection policy out of a seed."""
@@ -60,6 +61,11 @@ class Stage:
     """Whether numbers will be put in later."""
 
     @property
+    def faults(self) -> Faults:
+        """What goes wrong."""
+        return Faults.of(self.experiment.arm)
+
+    @property
     def start(self) -> torch.Tensor:
         """The first model, flat (P,); of no length where there are no numbers."""
         return torch.zeros(0) if self.timing_only or self.hollow else self.experiment.params
@@ -73,6 +79,7 @@ class Stage:
         if aggregator.answers is not None:
             refuse_beside(self.experiment.arm, aggregator.answers)
         self.experiment.hostility.prepare(aggregator, None if self.timing_only else self.progress.tallies)
+        self.faults.corrupt(aggregator)
         wire = Wire.of(self.experiment, aggregator)
         work = wire.work(self.work(aggregator))
         train = aggregator.answers or partial(self.experiment.trainer, drift=aggregator.drift)
@@ -82,6 +89,7 @@ class Stage:
             if self.experiment.trainer.judged_apart:
                 self.let_clients_be_judged(simulation)
             return simulation
+        self.faults.refuse(self.experiment.arm, "rounds under masks")
         threshold = self.experiment.arm.keys.wire.secure.threshold
         return SecureSimulation(world, aggregator, work, self.progress, wire=wire, threshold=threshold,
                                 traffic=wire.traffic)  # fmt: skip
@@ -112,6 +120,7 @@ class Stage:
         """Edges between the server and the clients, which belong to the edges in turn."""
         refuse_wire(self.experiment.arm, "edges sum up their clients' models themselves")
         self.refuse_personal("edges serve models that all share")
+        self.faults.refuse(self.experiment.arm, "edges and their clients")
         arm, held = self.experiment.arm, self.experiment.work.held
         rounds, seed = arm.keys.edges.rounds, self.experiment.given["seed"]
         network = arm.build(self.experiment.given, "network")
@@ -146,6 +155,7 @@ class Stage:
     def swarm(self) -> Swarm:
         """No server, and everybody a peer."""
         self.refuse_personal("peers send whole models")
+        self.faults.refuse(self.experiment.arm, "peers")
         why = "peers send whole models, which codecs of changes would spoil"
         refuse_wire(self.experiment.arm, why, but=["adversaries", "defence"])
         experiment, arm = self.experiment, self.experiment.arm
@@ -166,6 +176,7 @@ class Stage:
         """A master, and everybody its worker."""
         refuse_wire(self.experiment.arm, "codes have messages of their own", but=["adversaries"])
         self.experiment.hostility.refuse_all_but_timing()
+        self.faults.refuse(self.experiment.arm, "workers of a code")
         experiment, arm = self.experiment, self.experiment.arm
         self.refuse_what_codes_lack()
         code = arm.build(experiment.given, "coding")
@@ -246,7 +257,7 @@ class Stage:
     def share(self) -> Callable[[int], float] | None:
         """A device's share of the turns, where whoever is asked answers."""
         fleet = self.experiment.fleet
-        reached = policy_of(self.experiment.graph) != "fail"
+        reached = policy_of(self.experiment.graph) != "fail" and not self.faults.silencing
         return fleet.participation.share if fleet.reliable and reached else None
 
     def roster(self, seed: int, census: Census) -> Roster:
@@ -276,4 +287,4 @@ class Stage:
             {"train": train, "worth": experiment.trainer.cohort, "row_bytes": 4 * experiment.layout.size,
              "synchronous": synchronous}, "executor")  # fmt: skip
         return Simulation(experiment.fleet, experiment.graph, executor, self.trace, keeps or experiment.trainer.goes_on,
-                          experiment.hostility.stalling)  # fmt: skip
+                          experiment.hostility.stalling, self.faults)  # fmt: skip

@@ -14,9 +14,9 @@ from fedsim.simulation import Simulation, pass_time
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedsim.cell import Workload
     from fedsim.defences import Guard
     from fedsim.progress import Progress
+    from fedsim.workload import Workload
 
 
 class PeerAlgorithm(Protocol):

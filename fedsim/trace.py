@@ -16,9 +16,10 @@ KINDS = ("join", "leave", "start", "train", "upload", "arrive", "lost", "version
          "unasked", "misshapen", "infinite")  # fmt: skip
 """Came, went; began its download, its local steps, its upload; was heard; failed; the server stepped.
 
-The last three are updates that the server refused: nobody had asked, wrong shape, numbers that are not finite.
+The last three are updates that the server refused: nobody had asked (or it had come already), wrong shape, numbers
+that are not finite.
 """
-JOIN, LEAVE, START, TRAIN, UPLOAD, ARRIVE, LOST, VERSION, *_ = range(len(KINDS))
+JOIN, LEAVE, START, TRAIN, UPLOAD, ARRIVE, LOST, VERSION, UNASKED, *_ = range(len(KINDS))
 
 COLUMNS = ("time", "kind", "client", "version", "nbytes", "staleness", "peer")
 """Microseconds; index into KINDS; client id (-1: the server); its version; bytes that travel; versions; the other end.

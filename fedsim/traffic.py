@@ -87,7 +87,7 @@ def messages(trace: pd.DataFrame, federation: Federation) -> pd.DataFrame:
     own = trace[trace.kind.isin(["start", "train", "upload", "lost"])]
     begun = own.kind.astype(str).groupby(own.client).shift().reindex(trace.index)
     down = (trace.kind == "train") | ((trace.kind == "lost") & (begun == "start"))
-    moved = down | trace.kind.isin(["arrive", "lost"])
+    moved = down | trace.kind.isin(["arrive", "lost", "unasked"])
     rows, down = trace.loc[moved], np.asarray(down[moved])
     client, peer = rows.client.to_numpy(), rows.peer.to_numpy()
     other = np.where(peer >= 0, peer, federation.above(client))

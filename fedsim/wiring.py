@@ -22,10 +22,10 @@ from fedsim.work import LocalResult
 
 if TYPE_CHECKING:
     from fedsim.aggregators.aggregator import Aggregator
-    from fedsim.cell import Workload
     from fedsim.experiment import Experiment
     from fedsim.scenario import Arm
     from fedsim.training import Trainer
+    from fedsim.workload import Workload
 
 Train = Callable[[Sequence[Any]], list[LocalResult]]
 

@@ -27,7 +27,7 @@ WAYS = ("aggregator", "peers", "coding")
 
 DRAWN = {
     (): ("data", "model", "network", "links", "wire", "adversaries", "defence", "edges", "select", "executor",
-         "eavesdrop", "accountant", "delta"),
+         "eavesdrop", "accountant", "delta", "faults"),
     ("fleet",): ("devices", "availability", "participation", "stragglers", "drop"),
     ("local",): ("optimizer", "optimizer_state", "private", "objective", "shrink", "personal", "source", "schedule",
                  "control", "growth", "probe"),
@@ -39,6 +39,9 @@ OPTIONAL = 2
 """No more arguments that may be left out are given."""
 
 NUMBERS = (0.0, 0.01, 0.1, 0.5, 0.9, 1.0, 2.0, 3.0, 10.0)
+
+TIMES = ("1 us", "200 ms", "1 s", "3 s", "10 s", "1 h")
+"""At which faults strike, and for how long."""
 
 
 @cache
@@ -144,3 +147,31 @@ KINDS = {
     "object": _objects, "array": _arrays, "integer": _integers, "number": _numbers, "string": _strings,
     "boolean": lambda found: st.booleans(), "null": lambda found: st.none(),
 }  # fmt: skip
+
+
+def faults() -> SearchStrategy[list[Schema]]:
+    """One to three faults, all of them whole: each by chance, or at times at which something is under way."""
+    chances, times = st.sampled_from((0.1, 0.5, 1.0)), st.lists(st.sampled_from(TIMES), min_size=1, max_size=3)
+    by_chance = st.fixed_dictionaries({"chance": chances})
+    when = by_chance | st.fixed_dictionaries({"at": times})
+    often = st.fixed_dictionaries({"at": times}) | st.fixed_dictionaries(
+        {"every": st.sampled_from(TIMES), "times": st.integers(1, 5)}
+    )
+    lasting = {"lasts": st.sampled_from(TIMES)}
+    phases, ways = st.sampled_from(("download", "train", "upload")), st.sampled_from(("nan", "bit", "shape"))
+    whole = {
+        "kill": _with(when, phase=phases),
+        "duplicate": _with(when, times=st.integers(1, 3)),
+        "delay": _with(when, by=st.sampled_from(TIMES)),
+        "corrupt": _with(by_chance, how=ways),
+        "degrade": _with(often, **lasting, share=st.sampled_from((0.01, 0.5))),
+        "partition": _with(often, **lasting),
+        "skew": _with(by_chance, factor=st.sampled_from((0.01, 0.5, 3.0))),
+        "restart": often,
+    }
+    one = st.sampled_from(sorted(whole)).flatmap(lambda name: st.fixed_dictionaries({name: whole[name]}))
+    return st.lists(one, min_size=1, max_size=3)
+
+
+def _with(timed: SearchStrategy[Schema], **arguments: SearchStrategy[Any]) -> SearchStrategy[Schema]:
+    return st.builds(lambda one, other: one | other, timed, st.fixed_dictionaries(arguments))

@@ -132,6 +132,9 @@ def travelling() -> Scenario:
         },
         **expected,
     }
+    found |= {
+        f"corrupt {how}": {"faults": [{"corrupt": {"chance": 0.5, "how": how}}]} for how in ("nan", "bit", "shape")
+    }
     found["secure"] = {"wire": {"codec": {"srht": {"ratio": 0.25}}, "secure": {"bound": 4.0}}, **expected}
     found["steps come down"] = {"wire": {"codec": {"srht": {"ratio": 0.25}}, "down": "step"}}
     found |= {f"lie {name}": {"adversaries": {"share": 0.4, "lie": choice(name, LIES)}} for name in FAMILIES["lie"]}

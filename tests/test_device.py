@@ -24,8 +24,9 @@ from fedsim.scenario import FAMILIES, read
 from fedsim.state import restore, saved
 
 WITHOUT_TENSORS = {"devices", "availability", "participation", "rate", "stragglers", "network", "graph", "mixing",
-                   "merge", "trace", "select", "discount", "timing", "partition", "data"}  # fmt: skip
-"""Families that say when and who: none of their members computes with what is on a device."""
+                   "merge", "trace", "select", "discount", "timing", "partition", "data",
+                   "faults"}  # fmt: skip
+"""Families that say when and who, whose members do not compute with what is on a device; but for one that spoils it."""
 
 
 ELSEWHERE = {"mnist", "fashion_mnist", "cifar10", "heart_disease", "remote"}

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from worlds import Recording, devices
 
-from fedsim.cell import Workload
 from fedsim.errors import ScenarioError
 from fedsim.executors import Inline, Null, Stacked
 from fedsim.fleet import Fleet
@@ -34,6 +33,7 @@ from fedsim.swarm import Swarm
 from fedsim.trace import ARRIVE, TRAIN, UPLOAD, VERSION
 from fedsim.units import SECOND
 from fedsim.work import LocalResult, LocalTask
+from fedsim.workload import Workload
 
 PEERS_, SIZE, LR = 6, 3, 0.1
 NBYTES = 1000

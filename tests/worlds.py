@@ -13,7 +13,7 @@ import torch
 from fedsim import experiment, scenario
 from fedsim.aggregators.aggregator import Aggregator
 from fedsim.carrier import Carrier
-from fedsim.cell import Workload, round_trip
+from fedsim.cell import round_trip
 from fedsim.clock import Clock
 from fedsim.executors import Inline, Null, Stacked
 from fedsim.fleet import Availability, Device, Failures, Fleet
@@ -27,6 +27,7 @@ from fedsim.stalling import Stalling
 from fedsim.trace import COLUMNS, Trace
 from fedsim.units import FOREVER, SECOND
 from fedsim.work import LocalResult, LocalTask
+from fedsim.workload import Workload
 
 SIZE = 3
 

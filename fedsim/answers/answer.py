@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 from fedsim.work import LocalResult, LocalTask
 
 if TYPE_CHECKING:
-    from fedsim.cell import Workload
+    from fedsim.workload import Workload
 
 
 class Answers(Protocol):

@@ -19,7 +19,7 @@ from fedsim.wire.codec import FLOAT, generator
 from fedsim.work import LocalResult, LocalTask
 
 if TYPE_CHECKING:
-    from fedsim.cell import Workload
+    from fedsim.workload import Workload
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from fedsim.wire.codec import generator
 from fedsim.work import LocalResult, LocalTask
 
 if TYPE_CHECKING:
-    from fedsim.cell import Workload
+    from fedsim.workload import Workload
 
 
 @dataclass(frozen=True)

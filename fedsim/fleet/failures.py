@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from fedsim.rng import chance
 from fedsim.units import SECOND, Duration, Probability
 
-Phase = Literal["before", "during", "after", "upload"]
+Phase = Literal["download", "before", "during", "after", "upload"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class Fate:
     """How one local training comes to nothing."""
 
     phase: Phase
-    """Before, during or after local training, or during the upload."""
+    """During the download; before, during or after local training; or during the upload."""
     fraction: float
     """How far into the phase, in [0, 1)."""
 

@@ -29,6 +29,7 @@ def refuse_undeployable(experiment: Experiment) -> None:
         ("coding",): (keys.coding is not None, "a code's master needs gradients of chunks, not clients' changes"),
         ("edges",): (keys.edges is not None, "devices have one server, and no edges"),
         ("adversaries",): (keys.adversaries is not None, "devices attack by themselves, if they do"),
+        ("faults",): (keys.faults is not None, "what goes wrong on devices does so by itself"),
         ("eavesdrop",): (keys.eavesdrop is not None, "who listens to devices does not ask a scenario"),
         ("wire", "secure"): (wire is not None and wire.secure is not None,
                              "the exchange of keys is simulated, and does not travel"),

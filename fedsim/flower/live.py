@@ -7,14 +7,11 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
-from fedsim.cell import Failure
-from fedsim.clock import DEADLINE, FIRST_RANK, Moment, Steps
+from fedsim.clock import DEADLINE, FIRST_RANK, Failure, Moment, Steps
 from fedsim.server import ServerSimulation
-from fedsim.trace import KINDS, TRAIN, UPLOAD
+from fedsim.trace import TRAIN, UNASKED, UPLOAD
 from fedsim.units import FOREVER
 from fedsim.work import Deferred, LocalTask, Release
-
-UNASKED = KINDS.index("unasked")
 
 LAST = DEADLINE + 1
 """What is told from outside comes after all that was to happen at its instant."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from flwr.app import Context, Error, Message
 
-from fedsim.cell import SERVER, Failure, failing
-from fedsim.clock import DEADLINE, FIRST_RANK, Cut, LinkDown, Process, Steps
+from fedsim.cell import SERVER, failing
+from fedsim.clock import DEADLINE, FIRST_RANK, Cut, Failure, LinkDown, Process, Steps
 from fedsim.flower.addressed import addressed
 from fedsim.flower.internals import ErrorCode, call_it
 from fedsim.flower.parcel import Parcel

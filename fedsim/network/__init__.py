@@ -10,8 +10,8 @@ It is usable alone, without torch and SimPy:
 
 from collections.abc import Callable
 
-from fedsim.network.capacity import Interrupted, Recording, Repeated, Steps, Varying
-from fedsim.network.conditions import Conditions, Outage
+from fedsim.network.capacity import Degraded, Interrupted, Recording, Repeated, Steps, Varying
+from fedsim.network.conditions import Conditions, Node, Outage, broken_links
 from fedsim.network.fluid import Fluid
 from fedsim.network.generated import (
     BarabasiAlbert,
@@ -49,6 +49,6 @@ NETWORKS: dict[str, Callable[..., Network]] = {
 }
 """What a scenario can name under `network`; all but the first two are `Shape`s."""
 
-__all__ = ["NETWORKS", "TRACES", "Conditions", "Flow", "Fluid", "Interrupted", "Network", "Outage", "Outages",
-           "Policy", "Recording", "Repeated", "Routes", "Shape", "Star", "Steps", "Transfer", "Tree", "Varying", "Way",
-           "edge_name", "finish_times", "policy_of"]  # fmt: skip
+__all__ = ["NETWORKS", "TRACES", "Conditions", "Degraded", "Flow", "Fluid", "Interrupted", "Network", "Node", "Outage",
+           "Outages", "Policy", "Recording", "Repeated", "Routes", "Shape", "Star", "Steps", "Transfer", "Tree",
+           "Varying", "Way", "broken_links", "edge_name", "finish_times", "policy_of"]  # fmt: skip

@@ -125,6 +125,29 @@ class Interrupted:
         return capacity, min(until, self._starts[place] if place < len(self._starts) else inf)
 
 
+class Degraded:
+    """A capacity that falls to a share of itself from the start of each period to its end (seconds).
+
+    >>> link = Degraded(8.0, [(4.0, 6.0)], share=0.25)
+    >>> link.at(1.0), link.at(4.0), link.at(6.0)
+    ((8.0, 4.0), (2.0, 6.0), (8.0, inf))
+    """
+
+    def __init__(self, capacity: float | Varying, periods: Iterable[tuple[float, float]], share: float) -> None:
+        self._capacity = Steps(capacity) if isinstance(capacity, int | float) else capacity
+        self._periods, self._share = _apart(periods), share
+        self._starts = [start for start, _ in self._periods]
+        self.levels = self._capacity.levels | {share * level for level in self._capacity.levels}
+
+    def at(self, time: float) -> tuple[float, float]:
+        """See `Varying`."""
+        capacity, until = self._capacity.at(time)
+        place = bisect_right(self._starts, time)
+        if place and time < self._periods[place - 1][1]:
+            return self._share * capacity, min(until, self._periods[place - 1][1])
+        return capacity, min(until, self._starts[place] if place < len(self._starts) else inf)
+
+
 def _apart(outages: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
     """In order, with those that overlap or touch made into one."""
     merged: list[tuple[float, float]] = []

@@ -76,6 +76,19 @@ def _groups(graph: nx.Graph, split: Collection[Collection[Node]]) -> dict[Hashab
     return belongs
 
 
+def broken_links(graph: nx.Graph, outage: Outage, place: str) -> list[tuple[Hashable, Hashable]]:
+    """The edges that are down. ScenarioError, which names the place in the scenario, if there are no such."""
+    for node in outage.named:
+        if node not in graph:
+            raise ScenarioError(f"{place}: there is no node {node!r} in the network; "
+                                f"{nearest(str(node), map(str, graph))}")  # fmt: skip
+    links = list(outage.links(graph))
+    if not links:
+        named = " and ".join(map(repr, outage.split or outage.between or ()))
+        raise ScenarioError(f"{place}: there is no link between {named}")
+    return links
+
+
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
     """What the links of a network are subject to."""
@@ -95,24 +108,13 @@ class Conditions:
         down: dict[tuple[Hashable, Hashable], list[tuple[float, float]]] = {}
         for outage in self.outages:
             period = outage.start / SECOND, outage.end / SECOND
-            for link in self._links(graph, outage):
+            for link in broken_links(graph, outage, "links.outages"):
                 down.setdefault(link, []).append(period)
         for link, outages in down.items():
             edge = graph.edges[link]
             edge["capacity"] = Interrupted(edge["capacity"], outages)
         if down:
             graph.graph["on_outage"] = self.on_outage
-
-    def _links(self, graph: nx.Graph, outage: Outage) -> list[tuple[Hashable, Hashable]]:
-        for node in outage.named:
-            if node not in graph:
-                raise ScenarioError(f"links.outages: there is no node {node!r} in the network; "
-                                    f"{nearest(str(node), map(str, graph))}")  # fmt: skip
-        links = list(outage.links(graph))
-        if not links:
-            named = " and ".join(map(repr, outage.split or outage.between or ()))
-            raise ScenarioError(f"links.outages: there is no link between {named}")
-        return links
 
     def _trace(self, graph: nx.Graph, clients: int, seed: int) -> None:
         for client, (down, up) in enumerate(self.trace.draw(clients, seed)):

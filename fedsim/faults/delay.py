@@ -1,0 +1,22 @@
+"""Messages that are late, and so overtaken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import Field
+
+from fedsim.faults.fault import Asked, Draw, OfWork
+from fedsim.units import Duration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delay(OfWork):
+    """Answers are held up for `by` before they travel: with a chance below 1 later ones overtake them (reordering)."""
+
+    by: Annotated[Duration, Field(gt=0)]
+
+    def delay(self, asked: Asked, draw: Draw) -> int:
+        """See `Fault`."""
+        return self.by if self.befalls(asked, draw) else 0
