@@ -145,6 +145,7 @@ NOT_HERE = {
     "pytest": "is what runs this",
     "--local": "starts Flower's processes: tests/test_deploy_for_real.py",
     "replay": "needs a deployment: tests/test_deploy_command.py",
+    "calibrate": "needs several: tests/test_calibration.py",
     "--quick": "takes minutes: tests/test_gallery.py",
     "kernels/bench.py": "checks every law anew: tests/test_kernels.py",
     "scenarios/scorecard.yaml": "takes minutes: tests/test_scorecard.py",
