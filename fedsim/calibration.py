@@ -26,18 +26,20 @@ def tasks(trace: pd.DataFrame) -> pd.DataFrame:
     `upload` took (seconds), and the bytes `down` and `up`.
     """
     seen = spans(trace)
-    seen = seen.loc[(seen.ended == "done") & (seen.peer < 0)]
-    seen = seen.assign(seconds=(seen.end - seen.begin) / SECOND, turn=seen.groupby(["client", "phase"]).cumcount())
-    wide = seen.pivot_table(index=["client", "version"], columns="phase", values=["seconds", "nbytes", "begin", "end"],
-                            aggfunc="first").dropna()  # fmt: skip
-    if wide.empty:
+    seen = seen.loc[seen.peer < 0]
+    attempt = (seen.phase == "download").groupby(seen.client).cumsum()
+    seen = seen.assign(seconds=(seen.end - seen.begin) / SECOND, attempt=attempt)
+    wide = seen.loc[seen.ended == "done"].pivot(index=["client", "version", "attempt"], columns="phase",
+                                                values=["seconds", "nbytes", "begin", "end"])  # fmt: skip
+    if set(PHASES) - set(wide.columns.get_level_values(1)) or (wide := wide.dropna()).empty:
         return pd.DataFrame(columns=["client", "version", "begin", "end", *PHASES, "down", "up"])
     found = pd.DataFrame({
         "begin": wide["begin", "download"] / SECOND, "end": wide["end", "upload"] / SECOND,
         **{phase: wide["seconds", phase] for phase in PHASES},
         "down": wide["nbytes", "download"], "up": wide["nbytes", "upload"],
     })  # fmt: skip
-    return found.reset_index().sort_values(["begin", "client"], ignore_index=True)
+    found = found.reset_index().drop(columns="attempt")
+    return found.sort_values(["begin", "client"], ignore_index=True)
 
 
 @dataclass(frozen=True)

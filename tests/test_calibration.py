@@ -41,6 +41,19 @@ def test_tasks_are_told_from_their_phases(tmp_path) -> None:
     assert set(seen.down) == set(seen.up) == {4 * (64 * 8 + 8 + 8 * 10 + 10)}
 
 
+@pytest.mark.parametrize("lost_in", ["train", "upload"])
+def test_what_was_lost_is_no_task_and_lends_nothing_to_the_next(lost_in) -> None:
+    """The same client starts twice from the same version; its first attempt comes to nothing."""
+    first = ["start", "train", "upload"][: 2 if lost_in == "train" else 3]
+    kinds = [*first, "lost", "start", "train", "upload", "arrive"]
+    times = [*range(len(first) + 1), 10, 11, 13, 16]
+    trace = pd.DataFrame({"kind": kinds, "time": [each * 1_000_000 for each in times], "client": 0, "version": 5,
+                          "nbytes": 4, "staleness": 0, "peer": -1})  # fmt: skip
+    [found] = tasks(trace).to_dict("records")
+    assert [found[name] for name in ("begin", "download", "train", "upload", "end")] == [10, 1, 2, 3, 16]
+    assert tasks(trace.iloc[: len(first) + 1]).empty
+
+
 def test_a_fleet_without_chance_is_found_and_foretold_to_the_microsecond(tmp_path) -> None:
     run = recorded(tmp_path)
     seen = tasks(run.trace).assign(examples=4 * 8)
