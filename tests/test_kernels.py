@@ -19,7 +19,7 @@ from servers import SIZE, delta, roster, start, update
 from fedsim.aggregators import FedStale
 from fedsim.gradients import ClosedForm
 from fedsim.gradients.population import around
-from fedsim.models.attention import selected, visible, weights
+from fedsim.models.attention import both, selected, visible, weights
 from fedsim.objectives.pgd import PGD
 from fedsim.optimizers.frugal import Frugal
 from fedsim.vector import weighted_sum
@@ -290,6 +290,24 @@ def test_a_stacks_layers_are_its_networks() -> None:
         hidden = torch.nn.functional.linear(first["x"][k], first["weight"][k], first["bias"][k]).relu()
         expected = torch.nn.functional.linear(hidden, weight[k], bias[k]).relu()
         torch.testing.assert_close(found[k], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_aligned_attention_is_the_models() -> None:
+    """What `both` computes without kernels; with all blocks nothing is apart and nothing unseen."""
+    chance = torch.Generator().manual_seed(9)
+    q, k, v = torch.randn(3, 2, 2, 14, 6, generator=chance).double().unbind(0)
+    gate = torch.rand(2, 2, 14, 1, generator=chance).double()
+    chosen = selected(q, k, block=4, blocks=2)
+    full, part, looks = both(q, k, v, gate, chosen, 4)
+    heads = [each.flatten(0, 1) for each in (q, k, v, gate.squeeze(3))]
+    found = [each.unflatten(0, (2, 2)) for each in OPS["aligned_attention"].pick(*heads, chosen.flatten(0, 1), 4)]
+    torch.testing.assert_close([gate * found[0], gate * found[1]], [full, part], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close([each.mean((1, 2)) for each in found[2:]], list(looks), rtol=1e-12, atol=1e-12)
+    assert looks[0].min() > 0.001
+    assert looks[1].min() > 0.1
+    whole, same, *apart = OPS["aligned_attention"].pick(*heads, torch.ones_like(chosen).flatten(0, 1), 4)
+    assert torch.equal(whole, same)
+    assert not torch.stack(apart[:2]).any()
 
 
 def test_sparse_attention_is_the_models() -> None:

@@ -45,10 +45,10 @@ TAKEN = {
     "defence krum": {*LOCAL, "distances"},
     "adversarial in l2": {*MEAN, "pgd"},
     "eggroll": {"low_rank_product", "adamw", "weighted_sum"},
-    "transformer": {"sparse_attention", "sgd", "weighted_sum"},
+    "transformer": {"aligned_attention", "sgd", "weighted_sum"},
 }
 """Small scenarios, and the kernels that their runs take."""
-IDLE = {"clip_and_noise", "dropout", "median", "trimmed_mean"}
+IDLE = {"clip_and_noise", "dropout", "median", "sparse_attention", "trimmed_mean"}
 """Ops that no run takes: see the README."""
 
 
@@ -115,6 +115,38 @@ def test_without_triton_runs_are_what_they_were(plain, tmp_path) -> None:
     found, own = fedsim.load(tmp_path / "runs" / "codec_eden"), run("codec eden", plain)
     assert found.receipt["digests"]["model.safetensors"] == own.receipt["digests"]["model.safetensors"]
     assert found.receipt["kernels"] == []
+
+
+@needs_triton
+def test_a_stack_of_transformers_takes_the_kernel_for_first_derivatives() -> None:
+    code = """
+import torch
+from unittest.mock import patch
+from fedsim.gradients.vmapped import Vmapped
+from fedsim.models.transformer import transformer
+from fedsim.objectives.sparse_attention import NextCharacters, lessons
+from fedsim_kernels.language import noted
+
+def drawn(shape, seed):
+    return torch.randint(7, shape, generator=torch.Generator().manual_seed(seed))
+
+source = Vmapped(transformer((9,), 7, 7, width=6, layers=2, heads=2, block=3, blocks=2))
+params = {name: torch.randn(3, *each.shape, generator=torch.Generator().manual_seed(1)) * 0.3
+          for name, each in source.module.named_parameters()}
+batch = lessons(drawn((3, 4, 9), 2), drawn((3, 4), 3), drawn((3, 1), 4) % 2)
+calls = {"slopes": lambda: source(params, *batch, NextCharacters(10.0))[0],
+         "curvature": lambda: source.hvp(params, *batch, params, NextCharacters(10.0))}
+for name, call in calls.items():
+    with noted() as names:
+        found = call()
+    print(name, *names)
+    with patch("fedsim.models.attention.launches", return_value=False):
+        plain = call()
+    for key in plain:
+        torch.testing.assert_close(found[key], plain[key], rtol=1e-4, atol=1e-6)
+"""
+    said = child(code, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
+    assert said.splitlines() == ["slopes aligned_attention", "curvature"]
 
 
 def test_only_those_who_listen_are_told() -> None:

@@ -1,4 +1,4 @@
-"""Causal attention to all tokens, and to a few blocks of them: a dense reference, with masks.
+"""Causal attention to all tokens, and to a few blocks of them: by a kernel, else with masks.
 
 SSA, Sparse Sparse Attention (2511.20102); the rule was read in the authors' repository (zhenyi4/ssa).
 """
@@ -6,8 +6,8 @@ SSA, Sparse Sparse Attention (2511.20102); the rule was read in the authors' rep
 from __future__ import annotations
 
 import torch
+from fedsim_kernels.aligned_attention import aligned_attention
 from fedsim_kernels.language import launches
-from fedsim_kernels.sparse_attention import sparse_attention
 from torch import Tensor
 from torch.nn.functional import smooth_l1_loss
 
@@ -44,12 +44,22 @@ def weights(q: Tensor, k: Tensor, seen: Tensor) -> Tensor:
     return (q / q.shape[-1] ** 0.5 @ k.mT).masked_fill(~seen, -torch.inf).softmax(-1)
 
 
-def attended(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, seen: Tensor, block: int) -> Tensor:
-    """Values (B, H, T, D) weighted by softmax over the tokens of chosen blocks that are seen."""
-    if launches(q):
-        heads, values, blocks = (part.flatten(0, 1) for part in (k, v, chosen))
-        return sparse_attention(q.flatten(0, 1), heads, values, blocks, block).view_as(v)
-    return weights(q, k, seen) @ v
+def both(
+    q: Tensor, k: Tensor, v: Tensor, gate: Tensor, chosen: Tensor, block: int
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Gated outputs (B, H, T, D) of full attention and of that to chosen blocks, and what `LOOKS` says, (B,) each.
+
+    Gates are (B, H, T, 1). Outputs are aligned head by head, before they are mixed.
+    """
+    if launches(q, stacks=True):
+        asked, keys, values, gates, blocks = (each.flatten(0, 1) for each in (q, k, v, gate.squeeze(3), chosen))
+        found = aligned_attention(asked, keys, values, gates, blocks, block)
+        full, part, *looks = (each.unflatten(0, q.shape[:2]) for each in found)
+        apart, unseen, spread = (each.mean((1, 2)) for each in looks)
+        return gate * full, gate * part, (apart, unseen, spread)
+    seen, whole = visible(chosen, block, q.shape[2]), weights(q, k, causal(q.shape[2], q))
+    full, part, told = gate * (whole @ v), gate * (weights(q, k, seen) @ v), whole.detach()
+    return full, part, (alignment(full, part), dropped(told, seen).mean((1, 2)), entropy(told).mean((1, 2)))
 
 
 def alignment(full: Tensor, sparse: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fedsim.models.attention import alignment, attended, causal, dropped, entropy, selected, visible, weights
+from fedsim.models.attention import both, selected
 
 Positive = Annotated[int, Field(ge=1)]
 MODES = ("full", "sparse")
@@ -28,19 +28,11 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width, bias=False)
 
     def forward(self, h: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
-        """What is added to h (B, T, width), by examples' modes (B,), True for sparse; and `LOOKS` (B, 3).
-
-        Outputs are aligned head by head, gated, before they are mixed.
-        """
+        """What is added to h (B, T, width), by examples' modes (B,), True for sparse; and `LOOKS` (B, 3)."""
         given = self.norm(h)
         q, k, v = self.inputs(given).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         gate = self.gate(given).sigmoid().mT.unsqueeze(3)
-        chosen = selected(q, k, self.block, self.blocks)
-        seen = visible(chosen, self.block, q.shape[2])
-        whole = weights(q, k, causal(q.shape[2], q))
-        full, part = gate * (whole @ v), gate * attended(q, k, v, chosen, seen, self.block)
-        told = whole.detach()
-        looks = [alignment(full, part), dropped(told, seen).mean((1, 2)), entropy(told).mean((1, 2))]
+        full, part, looks = both(q, k, v, gate, selected(q, k, self.block, self.blocks), self.block)
         passed = torch.where(sparse.view(-1, 1, 1, 1), part, full)
         return self.output(passed.transpose(1, 2).flatten(2)), torch.stack(looks, 1)
 

@@ -2,6 +2,7 @@
 
 from fedsim_kernels import (
     adamw,
+    aligned_attention,
     clip_and_noise,
     combinations,
     count_estimate,
@@ -41,6 +42,7 @@ OPS: dict[str, Op] = {
     "dropout": dropout.OP,
     "low_rank_product": low_rank_product.OP,
     "sparse_attention": sparse_attention.OP,
+    "aligned_attention": aligned_attention.OP,
     "stacked_layer": stacked_layer.OP,
     "median": median.OP,
     "trimmed_mean": trimmed_mean.OP,

@@ -38,7 +38,7 @@ class Absent:
 
 
 def uncompiled(op: Op) -> str | None:
-    """Why an op's kernels do not compile, if they do not."""
+    """Why an op's kernels do not compile, if they do not: those of its gradients too."""
     kernels, compiled = triton.runtime.jit.JITFunction, []
     run = kernels.run
 
@@ -48,7 +48,13 @@ def uncompiled(op: Op) -> str | None:
     with patch.object(kernels, "run", compile_only):
         try:
             for shape in SHAPES:
-                op.kernel(**op.inputs(*shape, Generator().manual_seed(1)))
+                given = op.inputs(*shape, Generator().manual_seed(1))
+                for name in op.differentiable:
+                    given[name].requires_grad_()
+                result = op.kernel(**given)
+                for leaf in [result] if isinstance(result, torch.Tensor) else result or ():
+                    if leaf.requires_grad:
+                        leaf.sum().backward(retain_graph=True)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
     return None if compiled and all("cubin" in one.asm for one in compiled) else "there was nothing to compile"
@@ -56,5 +62,4 @@ def uncompiled(op: Op) -> str | None:
 
 if __name__ == "__main__":
     triton.runtime.driver.set_active(Absent())
-    with torch.no_grad():
-        json.dump({name: uncompiled(op) for name, op in OPS.items()}, sys.stdout)
+    json.dump({name: uncompiled(op) for name, op in OPS.items()}, sys.stdout)

@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor  # pyright: ignore[reportMissingImports]
+from torch._C._functorch import (  # pyright: ignore[reportMissingImports]
+    TransformType,
+    is_functorch_wrapped_tensor,
+)
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 
 Way = TypeVar("Way", bound=Callable[..., Any])
 
@@ -39,10 +43,20 @@ WIDE = (torch.float32, torch.float64)
 """What kernels that compute in float64 anyway can read."""
 
 
-def launches(tensor: Tensor, floats: Collection[torch.dtype] = FLOAT32) -> bool:
-    """Whether kernels run where this tensor lives; they are of float32, unless they say more, and vectorise nothing."""
+def launches(tensor: Tensor, floats: Collection[torch.dtype] = FLOAT32, stacks: bool = False) -> bool:
+    """Whether kernels run where this tensor lives.
+
+    They are of float32, unless they say more, and `torch.func` does not see into them; unless they say that they know
+    stacks, and then only for first derivatives of stacks.
+    """
     there = triton is not None and (tensor.is_cuda or (INTERPRETED and tensor.is_cpu)) and tensor.dtype in floats
-    return there and not is_functorch_wrapped_tensor(tensor)
+    return there and (not is_functorch_wrapped_tensor(tensor) or (stacks and _slopes_of_stacks()))
+
+
+def _slopes_of_stacks() -> bool:
+    """Whether `torch.func` does no more at the moment than `vmap`, and one `grad`."""
+    under = [each.key() for each in retrieve_all_functorch_interpreters()]
+    return under.count(TransformType.Grad) < 2 and set(under) <= {TransformType.Grad, TransformType.Vmap}
 
 
 _listening: list[set[str]] = []
@@ -59,9 +73,11 @@ def noted() -> Iterator[set[str]]:
         _listening.remove(names)
 
 
-def picked(kernel: Way, reference: Way, tensor: Tensor, floats: Collection[torch.dtype] = FLOAT32) -> Way:
+def picked(
+    kernel: Way, reference: Way, tensor: Tensor, floats: Collection[torch.dtype] = FLOAT32, stacks: bool = False
+) -> Way:
     """The kernel, which is noted, if kernels run where this tensor lives; else the reference."""
-    if not launches(tensor, floats):
+    if not launches(tensor, floats, stacks):
         return reference
     for names in _listening:
         names.add(kernel.__module__.rpartition(".")[2])

@@ -174,12 +174,12 @@ def _close(op: Op, case: object, found: list[Tensor], expected: list[Tensor]) ->
                                    msg=lambda why: f"{case}: {why}")  # fmt: skip
 
 
-def _gradients(op: Op, function: Callable[..., Tensor], given: Inputs) -> list[Tensor]:
-    """Along a direction that is the same for both."""
+def _gradients(op: Op, function: Callable[..., Any], given: Inputs) -> list[Tensor]:
+    """Of all that has any, along a direction that is the same for both."""
     for name in op.differentiable:
         given[name].requires_grad_()
-    result = function(**given)
-    along = torch.linspace(-1, 2, result.numel()).to(result).view(result.shape)
+    result = torch.cat([leaf.flatten() for leaf in _leaves(function(**given)) if leaf.requires_grad])
+    along = torch.linspace(-1, 2, result.numel()).to(result)
     return list(torch.autograd.grad(result, [given[name] for name in op.differentiable], along))
 
 
