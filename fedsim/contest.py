@@ -8,6 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
@@ -16,6 +17,7 @@ from fedsim.errors import ScenarioError
 from fedsim.picture import SIZES, TIMES, unit_for
 from fedsim.reaching import END, Outcome, outcomes
 from fedsim.significance import Difference, differences
+from fedsim.style import COLOURS, LOOKS, PAGE, SMALL
 from fedsim.terminal import clock, traffic
 from fedsim.trials import algorithms, gathered
 
@@ -84,20 +86,21 @@ class Contest:
         return {"metric": self.metric, "target": self.target, "outcomes": ends, "tests": len(pairs),
                 "differences": plain}  # fmt: skip
 
+    @rc_context(LOOKS)
     def draw(self, target: Path) -> None:
         """A panel a measure, a row an algorithm: every seed, the mean and its interval. Writes a PNG."""
         labels = list(dict.fromkeys(outcome.label for outcome in self.outcomes))
         measures = self.measures()
-        figure = Figure(figsize=(3.6 * len(measures) + 1, 1.6 + 0.45 * len(labels)), layout="constrained")
+        figure = Figure(figsize=(PAGE, 1.0 + 0.3 * len(labels)))
         panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
         for axes, measure in zip(panels, measures, strict=True):
             self._panel(axes, measure, [one for one in self.outcomes if one.measure == measure])
         panels[0].set_yticks(range(len(labels)), labels)
         panels[0].set_ylim(len(labels) - 0.5, -0.5)
         figure.supxlabel("dots: seeds; hollow: never reached it, so later than here; bars: means, 95 % intervals",
-                         fontsize=8, color="grey", x=0.99, ha="right")  # fmt: skip
+                         fontsize=SMALL, color="grey", x=0.99, ha="right")  # fmt: skip
         temporary = target.with_name(f".{target.name}.tmp")
-        figure.savefig(temporary, dpi=150, format="png")
+        figure.savefig(temporary, format="png")
         temporary.rename(target)
 
     def _panel(self, axes: Axes, measure: str, found: Iterable[Outcome]) -> None:
@@ -108,13 +111,13 @@ class Contest:
         for row, one in enumerate(found):
             for seed, value in one.values.items():
                 late = seed in one.never
-                axes.plot(value / scale, row, ">" if late else "o", color="#2f6fde", alpha=0.6, markersize=5,
-                          markerfacecolor="white" if late else "#2f6fde")  # fmt: skip
+                axes.plot(value / scale, row, ">" if late else "o", color=COLOURS[0], alpha=0.6,
+                          markerfacecolor="white" if late else COLOURS[0])  # fmt: skip
             if not one.never:
-                axes.errorbar(one.mean / scale, row + 0.22, xerr=(one.half or 0.0) / scale, fmt="|", color="#1d2733",
-                              capsize=3)  # fmt: skip
+                bar = {"xerr": (one.half or 0.0) / scale, "fmt": "|", "color": COLOURS[-1]}
+                axes.errorbar(one.mean / scale, row + 0.22, **bar)
         axes.set_xlabel(self.title(measure) + (f" ({unit})" if unit else ""))
-        axes.grid(axis="x", alpha=0.3)
+        axes.grid(visible=False, axis="y")
         if measure != END:
             axes.set_xlim(0, None)
 

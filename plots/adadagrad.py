@@ -10,6 +10,7 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "AdAdaGrad among clients: steps against accuracy, by constant batches and by tests that let them grow",
@@ -95,7 +96,7 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Accuracy against steps; sizes and loss by rounds."""
-    drawing, panels = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3))
     colours = dict(zip(KINDS, (*(f"C{place}" for place in range(7)), "#999999"), strict=True))
     for optimizer, marker in zip(OPTIMIZERS, "ox", strict=True):
         for kind in KINDS if optimizer == "adagrad" else NORM:
@@ -115,7 +116,7 @@ def draw(runs: Runs) -> Drawing:
     panels[0].set(xlabel="steps of a client in all", ylabel="test accuracy", xscale="log",
                   title="o: AdaGrad, x: AdaGrad-Norm; a mark a seed")  # fmt: skip
     panels[0].set_xticks(ticks := [20, 50, 100, 200, 500], list(map(str, ticks)))
-    panels[0].legend(fontsize=6, loc="lower right")
+    panels[0].legend(loc="lower right")
     panels[1].set(xlabel="rounds", ylabel="batch (mean over clients and seeds)", yscale="log", title="AdaGrad")
     panels[2].set(xlabel="rounds, of as many examples", ylabel="training loss", yscale="log", title="AdaGrad, means")
     panels[1].set_yticks(ticks := [8, 20, 50, 100, 200], list(map(str, ticks)))

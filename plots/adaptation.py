@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "SAR and Tent on clients that drift: accuracy before each step, by true labels",
@@ -86,14 +87,14 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Accuracy by rounds, mild and harsh; answers; norms."""
-    drawing, panels = plt.subplots(1, 4, figsize=(15, 3.6), layout="constrained")
+    drawing, panels = plt.subplots(1, 4, figsize=(PAGE, 2))
     for panel, kind in zip(panels, ("mild", "harsh"), strict=False):
         lines(panel, runs, kind, "accuracy")
         panel.set(title=f"{kind}: mean of {len(SEEDS)} seeds", ylabel="accuracy before each step")
     lines(panels[2], runs, "harsh", "commonest")
     panels[2].set(title="harsh", ylabel="share of the commonest answer in a batch")
     panels[0].set_ylim(top=1)
-    panels[1].legend(fontsize=7)
+    panels[1].legend()
     norms = {"LayerNorm, shuffled": "mild, none", "LayerNorm, sorted": "mild sorted, none",
              "BatchNorm, shuffled": "mild, batch, none", "BatchNorm, sorted": "mild sorted, batch, none"}  # fmt: skip
     for place, arm in enumerate(norms.values()):
@@ -109,7 +110,7 @@ def lines(panel: Axes, runs: Runs, kind: str, column: str) -> None:
     for place, name in enumerate(RULES):
         if f"{kind}, {name}" in ARMS:
             mean = np.mean([by_round(runs[f"{kind}, {name}", seed], column) for seed in SEEDS], 0)
-            panel.plot(mean, color=f"C{place}", linewidth=1, label="no adaptation" if name == "none" else name)
+            panel.plot(mean, color=f"C{place}", label="no adaptation" if name == "none" else name)
     panel.axvline(SINCE, color="grey", linewidth=0.5)
     panel.set(xlabel="rounds; without labels from 30 on", ylim=(0, 1))
 

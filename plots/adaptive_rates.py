@@ -8,6 +8,7 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "How long local steps should be: schedules, refinement (2310.07831) and DAL (2302.01952) in FedAvg",
@@ -95,14 +96,14 @@ def claim(words: str, gain: np.ndarray, least: float) -> None:
 
 def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
     """Loss by rate for each schedule, and by rounds for DAL."""
-    drawing, panels = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3))
     for panel, (model, (_, rates)) in zip(panels, MODELS.items(), strict=False):
         for place, schedule in enumerate(SCHEDULES):
             cells = np.array([loss(runs, model, schedule, rate) for rate in rates])
             panel.errorbar(rates, cells.mean(1), [cells.mean(1) - cells.min(1), cells.max(1) - cells.mean(1)],
-                           color=f"C{place}", label=schedule, marker="o", markersize=3, linewidth=1)  # fmt: skip
+                           color=f"C{place}", label=schedule, marker="o", markersize=3)  # fmt: skip
         panel.set(xscale="log", yscale="log", xlabel="learning rate", title=f"{model}: schedules")
-        panel.legend(fontsize=7)
+        panel.legend()
     for place, source in enumerate(SOURCES):
         for seed in SEEDS:
             rows = runs["whole", source, 0.0, seed].metrics
@@ -110,7 +111,7 @@ def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
                 rows.version, rows.train_loss, color=f"C{place}", linewidth=0.8, label=None if seed else source
             )
     panels[2].set(yscale="log", xlabel="rounds", title="MLP, whole clients: rates by curvature")
-    panels[2].legend(fontsize=7)
+    panels[2].legend()
     panels[0].set(ylabel=f"training loss in the end, {len(SEEDS)} seeds")
     return drawing
 

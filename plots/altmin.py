@@ -8,6 +8,7 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "Robust alternating minimisation among clients: relative error by rounds, solver and sampling rate",
@@ -78,7 +79,7 @@ def judge(errors: Errors) -> None:
 
 def draw(errors: Errors) -> Drawing:
     """Exact and rough regressions, and sampling rates; medians over seeds, and where all lie."""
-    drawing, panels = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained", sharey=True)
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3), sharey=True)
     titles = {"from the sketch": "rows from the sketch's solution", "from 0": "rows from 0", "known": "sampling rate"}
     for panel, (kind, title) in zip(panels, titles.items(), strict=True):
         for place, arm in enumerate(["exact", *[arm for arm in errors if kind in arm]]):

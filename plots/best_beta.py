@@ -8,6 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
+from fedsim.style import PAGE
+
 Cell = tuple[float, float]
 """Data heterogeneity, and the chance of the rarer half of the clients to take part."""
 
@@ -26,7 +28,7 @@ def draw(
     title: str,
 ) -> Drawing:  # fmt: skip
     """Left: the best beta of every cell, mean over seeds. Right: losses (seeds, betas), mean and deviation."""
-    drawing, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    drawing, (left, right) = plt.subplots(1, 2, figsize=(PAGE, 2.7))
     levels, chances = list(dict.fromkeys(h for h, _ in found)), list(dict.fromkeys(p for _, p in found))
     grid = np.array([[found[h, p].mean() for p in chances] for h in levels])
     image = left.imshow(grid, cmap="viridis", vmin=0, vmax=1, origin="lower", aspect="auto")

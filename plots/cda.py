@@ -9,6 +9,7 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "CDA: distilled images in place of models",
@@ -68,7 +69,7 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Curricula, a mark a seed; accuracy by bytes, at two skews."""
-    drawing, panels = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained", width_ratios=(1.2, 1, 1))
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3), width_ratios=(1.2, 1, 1))
     for place, kind in enumerate(CURRICULA):
         found = by_rounds(runs, kind)[:, 1]
         panels[0].plot(found, place + np.linspace(-0.2, 0.2, len(SEEDS)), "o", color=f"C{place}", markersize=4)

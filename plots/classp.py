@@ -9,6 +9,7 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "CLASSP: what is left of a first task after a second",
@@ -82,19 +83,19 @@ def judge(curves: Curves) -> None:
 
 def draw(curves: Curves) -> Drawing:
     """Both tasks by rounds, and where each rule ends."""
-    drawing, panels = plt.subplots(1, 3, figsize=(13, 4.0), layout="constrained")
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3))
     for place, rule in enumerate(RULES):
         style, colour = "--" if place > 6 else "-", f"C{place % 7}"
         for task in (0, 1):
             mean = np.mean([rows[task] for rows in curves[rule]], axis=0)
-            panels[task].plot(curves[rule][0].index, mean, style, color=colour, linewidth=1)
+            panels[task].plot(curves[rule][0].index, mean, style, color=colour)
         found = ends(curves, rule)
         panels[2].plot(found[:, 1], found[:, 0], "s" if place > 6 else "o", color=colour, label=rule, markersize=4)
     for task, name in enumerate(("first", "second")):
         panels[task].axvline(30, color="grey", linewidth=0.5)
         panels[task].set(xlabel="rounds", ylabel="test accuracy", title=f"on the {name} task, mean of {SEEDS} seeds")
     panels[2].set(xlabel="accuracy on the second task", ylabel="on the first", title="at the end, each seed")
-    panels[2].legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))
+    panels[2].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return drawing
 
 

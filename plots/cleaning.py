@@ -10,6 +10,7 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "Hyper-cleaning across clients: BO-REP against FedAvg on noisy labels",
@@ -75,7 +76,7 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Accuracy and AUC by rounds, and weights in the end."""
-    drawing, panels = plt.subplots(1, 4, figsize=(15, 3.6), layout="constrained")
+    drawing, panels = plt.subplots(1, 4, figsize=(PAGE, 2))
     for place, rule in enumerate(RULES):
         for panel, noise in zip(panels, NOISE, strict=False):
             each = [runs[rule, noise, seed].metrics for seed in SEEDS]
@@ -87,7 +88,7 @@ def draw(runs: Runs) -> Drawing:
         mean = told(runs, rule, noise, "auc").mean(0)
         panels[2].plot(np.arange(len(mean)) + 1, mean, style, color=f"C{place}", label=f"{rule}, noise {noise}")
     panels[2].set(xlabel="rounds", ylabel="AUC of weights", title="clean against noisy", ylim=(0.45, 1))
-    panels[2].legend(fontsize=7, loc="lower right")
+    panels[2].legend(loc="lower right")
     rows = list(product(list(enumerate(RULES))[1:], NOISE))
     for height, ((place, rule), noise) in enumerate(rows):
         for column, mark in (("noisy_weight", "x"), ("clean_weight", "o")):

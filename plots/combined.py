@@ -8,6 +8,7 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "Conflicting tasks of one client: the sum of their gradients, PCGrad, CAGrad, GCond",
@@ -63,15 +64,15 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Both tasks in the end, and accuracy by virtual time."""
-    drawing, (ends, curves) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    drawing, (ends, curves) = plt.subplots(1, 2, figsize=(PAGE, 2.7))
     for place, rule in enumerate(RULES):
         style = {"color": f"C{place}", "label": rule}
         ends.plot(last(runs, "reconstruction_error", rule), last(runs, "accuracy", rule), "o", markersize=4, **style)
         rows = [runs[rule, seed].metrics for seed in SEEDS]
-        curves.plot(rows[0].time_s, np.mean([each.accuracy for each in rows], axis=0), linewidth=1, **style)
+        curves.plot(rows[0].time_s, np.mean([each.accuracy for each in rows], axis=0), **style)
     ends.set(xlabel="mean squared error of pictures", ylabel="test accuracy", title="in the end; a mark a seed")
     curves.set(xlabel="virtual time (s)", ylabel="test accuracy, mean of seeds", title="a loss more costs time")
-    curves.legend(fontsize=7)
+    curves.legend()
     return drawing
 
 

@@ -10,6 +10,8 @@ import pandas as pd
 from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
+from fedsim.style import PAGE
+
 FIGURE = Figure(
     "D-PSGD on Gaia, Geant and Exodus: accuracy against time by overlay",
     "Setting: ours, on Marfoq et al.'s (NeurIPS 2020) networks and latencies: Fashion-MNIST, an MLP of 199,210 "
@@ -66,18 +68,18 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """A column for each network: accuracy against time, and seconds a round."""
-    drawing, panels = plt.subplots(2, 3, figsize=(11, 6), layout="constrained", height_ratios=(3, 2))
+    drawing, panels = plt.subplots(2, 3, figsize=(PAGE, 4.1), height_ratios=(3, 2))
     for (curves, bars), network in zip(panels.T, NETWORKS, strict=True):
         for place, overlay in enumerate(OVERLAYS):
             for seed, rows in enumerate(runs[network, overlay]):
-                curves.plot(rows.time_s, rows.accuracy, color=f"C{place}", linewidth=1, alpha=0.7,
+                curves.plot(rows.time_s, rows.accuracy, color=f"C{place}", alpha=0.7,
                             label=None if seed else overlay)  # fmt: skip
             bars.bar(place, 1000 * pace(runs, network, overlay), color=f"C{place}")
         curves.set(title=f"{network}, {NETWORKS[network]} silos", xlabel="virtual seconds", ylim=(0.3, None))
         bars.set_xticks(range(len(OVERLAYS)), OVERLAYS, rotation=30, ha="right")
     panels[0, 0].set(ylabel="mean accuracy of the silos")
     panels[1, 0].set(ylabel="milliseconds a round")
-    panels[0, 0].legend(fontsize=7)
+    panels[0, 0].legend()
     return drawing
 
 

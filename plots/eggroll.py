@@ -9,6 +9,7 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "EGGROLL among clients: accuracy by rounds and by bytes on the way up",
@@ -71,7 +72,7 @@ def at_bytes(runs: Runs, way: object, sent: np.ndarray) -> np.ndarray:
 
 def draw(runs: Runs) -> Drawing:
     """Accuracy by rounds for populations and for ranks, and by bytes."""
-    drawing, panels = plt.subplots(1, 3, figsize=(12, 3.8), sharey=True, layout="constrained")
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3), sharey=True)
     looks = {"sgd": ("black", "SGD"), **{(n, 1): (f"C{i}", f"N = {n}, r = 1") for i, n in enumerate(POPULATIONS)},
              **{(64, r): (f"C{i}", f"N = 64, r = {r}") for i, r in enumerate(RANKS[1:], 3)}}  # fmt: skip
     shown = (["sgd", *((n, 1) for n in POPULATIONS)], ["sgd", *((64, r) for r in RANKS)], list(looks))
@@ -81,12 +82,12 @@ def draw(runs: Runs) -> Drawing:
             rows = pd.concat([runs[way, seed].metrics.drop_duplicates("version") for seed in SEEDS])
             mean = rows[rows.version > 0].pivot_table(["accuracy", "bytes_up"], "version")
             across = mean.bytes_up / 1e3 if panel is panels[2] else mean.index
-            panel.plot(across, mean.accuracy, color=colour, label=label, linewidth=1.2)
+            panel.plot(across, mean.accuracy, color=colour, label=label)
     panels[0].set(xlabel="rounds", ylabel="test accuracy", title="by population", ylim=(0.2, 1.0), xticks=(0, 10, 20))
     panels[1].set(xlabel="rounds", title="by rank", xticks=(0, 10, 20))
     panels[2].set(xlabel="kB on the way up, all clients", title="by traffic", xscale="log")
     for panel in panels:
-        panel.legend(loc="lower right", fontsize=7)
+        panel.legend(loc="lower right")
     return drawing
 
 

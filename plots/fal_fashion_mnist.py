@@ -6,12 +6,13 @@ from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure import COLOURS, Figure, above
+from figure import Figure, above
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
 
 import fedsim
+from fedsim.style import COLOURS, PAGE
 
 FIGURE = Figure(
     "Federated adversarial learning on Fashion-MNIST: clean and robust accuracy",
@@ -91,7 +92,7 @@ def judge(runs: dict[Key, fedsim.Run]) -> None:
 
 def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
     """Accuracies by rounds; and where each method ends."""
-    drawing, panels = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained", width_ratios=(1, 1, 1.1))
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3), width_ratios=(1, 1, 1.1))
     for panel, place in zip(panels, PLACES, strict=False):
         for method in ("FedAvg", "FAL"):
             for kind, style in (("accuracy", "--"), ("robust_accuracy", "-")):
@@ -103,7 +104,7 @@ def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
         Line2D([], [], color="grey", linestyle=style, label=label)
         for style, label in (("--", "clean"), ("-", "robust"))
     ]
-    panels[0].legend(handles=lines, fontsize=7, loc="lower right", ncols=2)
+    panels[0].legend(handles=lines, loc="lower right", ncols=2)
     beside(panels[2], runs)
     return drawing
 
@@ -127,11 +128,11 @@ def beside(panel: Axes, runs: dict[Key, fedsim.Run]) -> None:
             panel.scatter(gains.mean(), row + shift, s=90, marker="D", zorder=3, **looks)
     panel.axvline(0, color=COLOUR["FAL"], linewidth=1.5)
     names = [f"{method}\n{seconds(runs, method) / seconds(runs, 'FAL'):.2f} of its time" for method in others]
-    panel.set_yticks(range(len(others)), names, fontsize=8)
+    panel.set_yticks(range(len(others)), names)
     panel.set(ylim=(len(others) - 0.5, -0.8), xlabel="accuracy above FAL's", title=f"{SKEWED}, beside FAL")
     marks = [Line2D([], [], color="grey", marker="D", linestyle="", markerfacecolor=face, label=label)
              for face, label in (("grey", "robust"), ("white", "clean"))]  # fmt: skip
-    panel.legend(handles=marks, fontsize=7, loc="upper left", ncols=2)
+    panel.legend(handles=marks, loc="upper left", ncols=2)
 
 
 if __name__ == "__main__":

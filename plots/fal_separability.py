@@ -10,6 +10,7 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "Federated adversarial learning: does separability speed convergence?",
@@ -61,7 +62,7 @@ def judge(runs: dict[Key, fedsim.Run]) -> None:
 
 def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
     """Robust training loss by rounds."""
-    drawing, panels = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained", sharey=True)
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3), sharey=True)
     shown = (
         ("gamma", [(("gamma", gamma), f"gamma {gamma}") for gamma in GAMMAS]),
         ("local steps, gamma 0.5", [(("steps", steps), f"K = {steps}") for steps in STEPS]),
@@ -74,7 +75,7 @@ def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
                 panel.plot(rows.version, rows.train_robust_loss, color=f"C{place}", linewidth=0.8,
                            label=None if seed else label)  # fmt: skip
         panel.set(xlabel="rounds", title=title, yscale="log")
-        panel.legend(fontsize=7)
+        panel.legend()
     panels[0].set(ylabel=f"robust training loss, {SEEDS} seeds")
     return drawing
 

@@ -11,6 +11,7 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "Asynchronous FedAvg: weighted against identical, on the federated and on the surrogate loss",
@@ -80,11 +81,11 @@ def judge(losses: Losses) -> None:
 
 def draw(losses: Losses) -> Drawing:
     """A panel for each loss and each alpha."""
-    drawing, panels = plt.subplots(1, 4, figsize=(12, 3.2), layout="constrained")
+    drawing, panels = plt.subplots(1, 4, figsize=(PAGE, 2))
     for panel, (alpha, kind) in zip(panels, product(ALPHAS, SHARES), strict=True):
         for weights in WEIGHTS:
             curves = pd.concat(losses[alpha, weights, kind], axis=1)
-            panel.plot(curves.index, curves.mean(axis=1), label=weights, linewidth=1.2)
+            panel.plot(curves.index, curves.mean(axis=1), label=weights)
         panel.set(title=f"{kind} loss, alpha {alpha:g}", xlabel="virtual seconds", yscale="log")
     panels[0].set(ylabel=f"training loss, mean of {SEEDS} seeds")
     panels[0].legend()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure import COLOURS, Figure, above
+from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import COLOURS, PAGE
 
 FIGURE = Figure(
     "FedRBN: robustness propagated by BatchNorm statistics",
@@ -62,7 +63,7 @@ def judge(runs: dict[Key, fedsim.Run]) -> None:
 
 def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
     """Clean and robust accuracy by arm: each seed, and the mean."""
-    drawing, panels = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
+    drawing, panels = plt.subplots(1, 2, figsize=(PAGE, 2.7), sharey=True)
     for panel, (metric, title) in zip(
         panels, (("accuracy", "clean"), ("robust_accuracy", "under attack")), strict=True
     ):

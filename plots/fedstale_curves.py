@@ -10,6 +10,8 @@ import pandas as pd
 from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
+from fedsim.style import PAGE
+
 FIGURE = Figure(
     "FedStale: accuracy against rounds",
     "Setting: as plots/fedstale_mnist.py, all labels swapped, chance 0.05 for half of the clients, 400 rounds. "
@@ -56,16 +58,16 @@ def judge(curves: Curves) -> None:
 
 def draw(curves: Curves) -> Drawing:
     """Accuracy and loss against rounds; full lines where participation is known."""
-    drawing, panels = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    drawing, panels = plt.subplots(1, 2, figsize=(PAGE, 2.7))
     for panel, column in zip(panels, ("accuracy", "loss"), strict=True):
         for (beta, known), rows in curves.items():
             mean = pd.concat([frame.set_index("version")[column] for frame in rows], axis=1).sort_index().interpolate()
-            panel.plot(mean.index, mean.mean(axis=1), color=f"C{list(BETAS).index(beta)}", linewidth=1,
+            panel.plot(mean.index, mean.mean(axis=1), color=f"C{list(BETAS).index(beta)}",
                        linestyle="-" if known == "true" else ":", label=f"{BETAS[beta]}, {KNOWN[known]}")  # fmt: skip
         panel.set(xlabel="rounds", ylabel=f"{column} on the clients' own tests")
     panels[1].set(yscale="log")
     panels[0].set(ylim=(0.5, None), title=f"mean of {SEEDS} seeds")
-    panels[0].legend(fontsize=7)
+    panels[0].legend()
     return drawing
 
 

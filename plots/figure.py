@@ -28,16 +28,14 @@ from rich.progress import Progress
 
 import fedsim
 from fedsim.intervals import mean_and_half
+from fedsim.style import LOOKS, SMALL
 
 K = TypeVar("K", bound=Hashable)
+Told = Callable[[int, int], None]
+"""How many runs are done, of how many."""
 SCENARIOS = Path(__file__).parent.parent / "scenarios"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's, which colour-blind readers can tell apart."""
 
-plt.rcParams.update({
-    "figure.dpi": 150, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "grid.alpha": 0.25, "legend.frameon": False, "axes.prop_cycle": plt.cycler(color=COLOURS),
-})  # fmt: skip
+plt.rcParams.update(LOOKS)
 
 
 @dataclass(frozen=True)
@@ -77,6 +75,9 @@ class Figure:
         size.add_argument(
             "--quick", action="store_true", help="one seed: verdicts without intervals, in a minute or so"
         )
+        parser.add_argument(
+            "--redraw", action="store_true", help="draw and judge the runs of last time, and run nothing"
+        )
         parser.add_argument("--workers", type=int, default=os.cpu_count(), help="runs at a time")
         parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of pictures and runs")
         parser.add_argument("--data", type=Path, default=None, help="where to look for data first")
@@ -85,6 +86,9 @@ class Figure:
         self.full: bool = self.options.full
         self.quick: bool = self.options.quick
         self.stem = Path(sys.argv[0]).stem
+        self.folder: Path = self.options.out / "runs" / self.stem
+        self.asked: list[dict[str, list]] = []
+        """What was run so far, scenarios with overrides, and where."""
 
     def seeds(self, count: int, full: int | None = None, first: int = 0) -> range:
         """So many, from the first on; at the full size `full` if that differs, at the quick one a single seed."""
@@ -92,29 +96,44 @@ class Figure:
 
     def runs(self, scenario: str, arms: Mapping[K, Sequence[str]]) -> dict[K, fedsim.Run]:
         """Run a scenario once for each arm, with the arm's overrides."""
-        self.console.print(f"[bold]{self.title}[/]\n{self.setting}", highlight=False)
-        folder = self.options.out / "runs" / self.stem
-        work = {key: (SCENARIOS / scenario, *overrides) for key, overrides in arms.items()}
-        with ProcessPoolExecutor(self.options.workers, get_context("spawn"), _alone) as pool:
-            pending = {pool.submit(_run, folder, self.options.data, *each): key for key, each in work.items()}
-            paths = {}
-            with Progress(console=self.console) as bar:
-                task = bar.add_task(scenario, total=len(pending))
-                for future in as_completed(pending):
-                    paths[pending[future]] = future.result()
-                    bar.advance(task)
-        return {key: fedsim.load(paths[key]) for key in arms}
+        work = [[str(SCENARIOS / scenario), *overrides] for overrides in arms.values()]
+        return dict(zip(arms, self._computed(work, self._side_by_side), strict=True))
 
     def grid(self, scenario: str, *overrides: str) -> fedsim.Run:
         """Run all combinations of a scenario's axes, side by side; the folder that holds them."""
+        [run] = self._computed([[str(SCENARIOS / scenario), *overrides]], self._swept)
+        return run
+
+    def _computed(
+        self, work: list[list[str]], compute: Callable[[list[list[str]], Told], list[Path]]
+    ) -> list[fedsim.Run]:
+        """Runs, which are computed with a bar that is told how many are done; or those of last time."""
         self.console.print(f"[bold]{self.title}[/]\n{self.setting}", highlight=False)
-        with Progress(console=self.console) as bar:
-            task = bar.add_task(scenario, total=None)
-            return fedsim.run(
-                SCENARIOS / scenario, *overrides, data=self.options.data, out=self.options.out / "runs" / self.stem,
-                picture=False, workers=self.options.workers,
-                finished=lambda label, done, total: bar.update(task, completed=done, total=total),
-            )  # fmt: skip
+        known, turn = self.folder.with_suffix(".json"), len(self.asked)
+        if self.options.redraw:
+            self.asked = json.loads(known.read_text())[: turn + 1] if known.exists() else []
+            if [each["work"] for each in self.asked[turn:]] != [work]:
+                sys.exit(f"{known}: expected these runs, to draw them again; without --redraw they are computed")
+        else:
+            with Progress(console=self.console) as bar:
+                task = bar.add_task(Path(work[0][0]).name, total=None)
+                paths = compute(work, lambda done, total: bar.update(task, completed=done, total=total))
+            self.asked.append({"work": work, "paths": [os.path.relpath(path, self.folder) for path in paths]})
+            known.write_text(json.dumps(self.asked) + "\n")
+        return [fedsim.load(self.folder / path) for path in self.asked[turn]["paths"]]
+
+    def _swept(self, work: list[list[str]], told: Told) -> list[Path]:
+        run = fedsim.run(*work[0], data=self.options.data, out=self.folder, picture=False,
+                         workers=self.options.workers, finished=lambda _, done, total: told(done, total))  # fmt: skip
+        return [run.path]
+
+    def _side_by_side(self, work: list[list[str]], told: Told) -> list[Path]:
+        with ProcessPoolExecutor(self.options.workers, get_context("spawn"), _alone) as pool:
+            pending = [pool.submit(_run, self.folder, self.options.data, *each) for each in work]
+            for done, future in enumerate(as_completed(pending), 1):
+                future.result()
+                told(done, len(work))
+            return [future.result() for future in pending]
 
     def judge(self, *verdicts: Verdict) -> None:
         """Add verdicts."""
@@ -124,9 +143,9 @@ class Figure:
         """Draw, print the verdicts, write them beside the picture, and leave with 1 if one of them is FAIL."""
         self.options.out.mkdir(parents=True, exist_ok=True)
         drawing = draw()
-        drawing.text(0.01, -0.01, fill(self.setting, 200), fontsize=5, alpha=0.7, va="top")
+        drawing.text(0.01, -0.01, fill(self.setting, 150), fontsize=SMALL, color="#555555", va="top")
         for kind in ("png", "pdf"):
-            drawing.savefig(self.options.out / f"{self.stem}.{kind}", bbox_inches="tight")
+            drawing.savefig(self.options.out / f"{self.stem}.{kind}")
         told = {"title": self.title, "setting": self.setting, "verdicts": [asdict(one) for one in self.verdicts]}
         (self.options.out / f"{self.stem}.json").write_text(json.dumps(told, indent=2) + "\n")
         self.console.print(f"{self.options.out / self.stem}.png")
@@ -141,5 +160,5 @@ def _alone() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
-def _run(folder: Path, data: Path | None, scenario: Path, *overrides: str) -> Path:
+def _run(folder: Path, data: Path | None, scenario: str, *overrides: str) -> Path:
     return fedsim.run(scenario, *overrides, data=data, out=folder, picture=False).path

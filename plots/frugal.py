@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "FRUGAL: bytes of optimizer state of a client against training loss",
@@ -93,7 +94,7 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Loss by rounds, by memory and by rate."""
-    drawing, panels = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3))
     for place, kind in enumerate(KINDS):
         rounds = [runs[kind, RATE, seed].metrics for seed in range(SEEDS)]
         panels[0].plot(rounds[0].version, np.mean([rows.train_loss for rows in rounds], axis=0), color=f"C{place}")
@@ -102,7 +103,7 @@ def draw(runs: Runs) -> Drawing:
     by_memory(runs, panels[1])
     panels[0].set(xlabel="rounds", ylabel="training loss", yscale="log", title=f"rate {RATE}, mean of {SEEDS} seeds")
     panels[2].set(xlabel="learning rate", ylabel="final training loss", xscale="log", yscale="log", title="by rate")
-    panels[2].legend(fontsize=6)
+    panels[2].legend()
     return drawing
 
 
@@ -121,7 +122,7 @@ def by_memory(runs: Runs, panel: Axes) -> None:
                        "o-", color=colour, linewidth=0.6, markersize=3, label=None if seed else label)  # fmt: skip
     panel.set(xlabel="optimizer state of a client, kB", ylabel="final training loss", yscale="log",
               title=f"by memory, rate {RATE}")  # fmt: skip
-    panel.legend(fontsize=7)
+    panel.legend()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "Drift of simultaneous steps in a game: generator and discriminator of digits among clients",
@@ -53,7 +54,7 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Distance by rounds at either rate, and spread in the end."""
-    drawing, panels = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3))
     for panel, rate in zip(panels, RATES, strict=False):
         for multiplier, name in MULTIPLIERS.items():
             for seed in SEEDS:

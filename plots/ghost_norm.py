@@ -8,6 +8,7 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "Train longer: small and large batches, by steps, learning rate and Ghost Batch Normalization",
@@ -95,7 +96,7 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Accuracy by kind, loss by steps, distance by steps."""
-    drawing, panels = plt.subplots(1, 3, figsize=(13, 3.6), layout="constrained")
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3))
     low, high = RATES
     for place, (kind, (_, steps, _)) in enumerate(KINDS.items()):
         for rate, marker in ((low, "o"), (high, "x")):
@@ -111,7 +112,7 @@ def draw(runs: Runs) -> Drawing:
     panels[0].set(yticks=range(len(KINDS)), yticklabels=list(KINDS), xlabel="test accuracy", ylim=(5.5, -0.5),
                   title=f"o: rate {low}, x: rate {high}; a mark a seed")  # fmt: skip
     panels[1].set(xlabel="steps of a client", ylabel="training loss", yscale="log", title=f"rate {low}, means")
-    panels[1].legend(fontsize=6)
+    panels[1].legend()
     panels[2].set(xlabel="steps of a client (spread a little)", ylabel="distance from the start", xscale="log",
                   title=f"rate {low}")  # fmt: skip
     panels[2].set_xticks([30, 60, 120, 240], ["30", "60", "120", "240"])

@@ -7,6 +7,7 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "A learning rate jumps, among clients: softmax's radius against clipped steps",
@@ -75,7 +76,7 @@ def judge(runs: dict[Key, fedsim.Run]) -> None:
 
 def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
     """Accuracy by rounds: a panel for each rate and jump."""
-    drawing, panels = plt.subplots(len(FACTORS), len(RATES), figsize=(12, 6), layout="constrained", sharey=True)
+    drawing, panels = plt.subplots(len(FACTORS), len(RATES), figsize=(PAGE, 3.5), sharey=True)
     for row, factor in zip(panels, FACTORS, strict=True):
         for panel, rate in zip(row, RATES, strict=True):
             for place, control in enumerate(CONTROLS):
@@ -87,7 +88,7 @@ def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
             panel.set(title=f"rate {rate}, times {factor}", xlabel="rounds", ylim=(0, 1))
     for row in panels:
         row[0].set(ylabel=f"test accuracy, {len(SEEDS)} seeds")
-    panels[0, 0].legend(fontsize=7)
+    panels[0, 0].legend()
     return drawing
 
 

@@ -8,6 +8,7 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "Guidance of a denoiser that clients have learnt together: classifier-free, projected, adaptive projected",
@@ -61,7 +62,7 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Each measure by scale, a line a rule."""
-    drawing, panels = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3))
     for panel, (measure, said) in zip(panels, MEASURES.items(), strict=True):
         for place, (rule, name) in enumerate(RULES.items()):
             rows = np.array([last(runs, measure, rule, scale) for scale in SCALES])

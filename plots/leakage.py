@@ -10,6 +10,7 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "Gradient leakage: what messages give away, by the size of the sketch and by noise",
@@ -81,7 +82,7 @@ def judge(runs: dict[Key, fedsim.Run]) -> None:
 
 def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
     """Quality against size and noise, and the pictures themselves."""
-    drawing = plt.figure(figsize=(13, 5.2), layout="constrained")
+    drawing = plt.figure(figsize=(PAGE, 2.8))
     curves, pictures = drawing.subfigures(1, 2, width_ratios=[1, 2.2])
     for panel, kind, values in zip(curves.subplots(2, 1), ("rows", "noise"), (ROWS, NOISES), strict=True):
         for attack in ATTACKS:
@@ -92,7 +93,7 @@ def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
         panel.set(xscale="log", ylabel="PSNR (dB; 60: or more)", xlabel=label)
         if kind == "rows":
             panel.axvline(INPUTS, linestyle=":", color="grey")
-            panel.legend(fontsize=7)
+            panel.legend()
     columns = max(len(ROWS), len(NOISES)) + 1
     grid = pictures.subplots(4, columns)
     for row, (kind, attack) in enumerate(product(("rows", "noise"), ATTACKS)):
@@ -109,7 +110,7 @@ def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
 def show(panel: plt.Axes, picture: np.ndarray, title: str) -> None:
     """The first picture of the first message."""
     panel.imshow(picture[0, 0, 0].clip(0, 1), cmap="gray")
-    panel.set_title(title, fontsize=6)
+    panel.set_title(title)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import pandas as pd
 from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
+from fedsim.style import PAGE
+
 SCHEMES = ("FedAvg", "async", "FedFix 0.2", "FedFix 0.5", "FedFix 0.8", "FedBuff 5", "FedBuff 10")
 """The scenario's arms."""
 FLEETS = {"F-0": "1 s", "F-80": "200 ms"}
@@ -70,7 +72,7 @@ def judge(figure: Figure, curves: Curves, same: float) -> None:
 
 def draw(curves: Curves, same: float) -> Drawing:
     """A panel for each fleet, and one for equal lr."""
-    drawing, panels = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained", sharey=True)
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3), sharey=True)
     for panel, fleet in zip(panels, FLEETS, strict=False):
         for scheme in SCHEMES:
             line(panel, kept(curves, fleet, scheme), scheme)
@@ -81,11 +83,11 @@ def draw(curves: Curves, same: float) -> Drawing:
     for panel in panels:
         panel.set(xlabel="virtual time in rounds of the slowest client", yscale="log")
     panels[0].set(ylabel=f"training loss, mean of {len(kept(curves, 'F-0', 'FedAvg'))} seeds")
-    panels[0].legend(fontsize=7)
+    panels[0].legend()
     return drawing
 
 
 def line(panel: plt.Axes, losses: list[pd.Series], scheme: str) -> None:
     """Mean over seeds, always in the scheme's own colour."""
     mean = pd.concat(losses, axis=1).mean(axis=1)
-    panel.plot(mean.index, mean, color=f"C{SCHEMES.index(scheme)}", label=scheme, linewidth=1.2)
+    panel.plot(mean.index, mean, color=f"C{SCHEMES.index(scheme)}", label=scheme)

@@ -8,6 +8,7 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "ODICE among clients: orthogonal, true and semi-gradient on recorded walks",
@@ -64,7 +65,7 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Extra moves by rounds, for either weight of moves."""
-    drawing, panels = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True, layout="constrained")
+    drawing, panels = plt.subplots(1, 2, figsize=(PAGE, 2.7), sharey=True)
     for panel, kind in zip(panels, WEIGHTS, strict=True):
         for place, rule in enumerate(rule for rule in (*RULES, ALONE) if (rule, kind, 0) in runs):
             rows = [runs[rule, kind, seed].metrics for seed in SEEDS]
@@ -74,7 +75,7 @@ def draw(runs: Runs) -> Drawing:
                 panel.plot(each.version, each.extra_steps, color=f"C{place}", linewidth=0.4, alpha=0.5)
         panel.set(xlabel="rounds", title=f"moves weighted as in the {kind}")
     panels[0].set(ylabel="extra moves (thin: a seed, thick: mean)")
-    panels[0].legend(fontsize=7)
+    panels[0].legend()
     return drawing
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from figure import COLOURS, Figure, above
+from figure import Figure, above
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
 from fedsim.intervals import mean_and_half
+from fedsim.style import COLOURS, PAGE
 
 FIGURE = Figure(
     "Local optimizers by servers: accuracy by time, state and traffic on non-IID Fashion-MNIST",
@@ -116,7 +117,7 @@ def normalised(run: fedsim.Run) -> None:
 
 def draw(run: fedsim.Run) -> Drawing:
     """Above accuracy by time, a panel a server; below, of each optimizer, where it ends and what that takes."""
-    drawing, ((*above_all,), (*below,)) = plt.subplots(2, 3, figsize=(12, 6.6), layout="constrained",
+    drawing, ((*above_all,), (*below,)) = plt.subplots(2, 3, figsize=(PAGE, 4.1),
                                                        height_ratios=(1.25, 1))  # fmt: skip
     for panel, server in zip(above_all, MARKS, strict=True):
         by_time(run, panel, server)
@@ -140,7 +141,7 @@ def by_time(run: fedsim.Run, panel: Axes, server: str) -> None:
         panel.fill_between(hours, accuracy.min(0), accuracy.max(0), color=colour, alpha=0.13, linewidth=0)
     panel.set(xlabel="virtual time, hours", title=server, ylim=(0.2, 0.9), xlim=(0, 2), xticks=(0, 0.5, 1, 1.5, 2))
     if server == "FedAvg":
-        panel.legend(fontsize=8, loc="lower right")
+        panel.legend(loc="lower right")
 
 
 def ending(panel: Axes, y: float, values: np.ndarray, optimizer: str, server: str) -> None:
@@ -153,7 +154,7 @@ def memory(panel: Axes, y: float, kilobytes: float, colour: str) -> None:
     """A bar and its number."""
     panel.barh(y, kilobytes, 0.55, color=colour)
     panel.annotate(f"{kilobytes:.0f} kB" if kilobytes else "none", (kilobytes, y), (4, 0),
-                   textcoords="offset points", va="center", fontsize=8)  # fmt: skip
+                   textcoords="offset points", va="center")  # fmt: skip
 
 
 def traffic(panel: Axes, y: float, run: fedsim.Run, optimizer: str, server: str) -> None:
@@ -179,7 +180,7 @@ def finish(panels: list[Axes]) -> None:
         panel.grid(visible=False, axis="y")
     for server, mark in MARKS.items():
         panels[0].plot([], [], mark, color="grey", label=server)
-    panels[0].legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1), handletextpad=0)
+    panels[0].legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.1), handletextpad=0)
     panels[1].margins(x=0.15)
     panels[1].set_xlabel("kB")
     panels[2].set(xscale="log", xlabel="MB, all clients, both ways", xticks=(10, 20, 50, 100, 200, 500))

@@ -10,6 +10,7 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "Accuracy against privacy: DP-FedAvg on Fashion-MNIST",
@@ -62,7 +63,7 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Accuracy against epsilon, and against rounds."""
-    drawing, (curve, rounds) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained", sharey=True)
+    drawing, (curve, rounds) = plt.subplots(1, 2, figsize=(PAGE, 2.7), sharey=True)
     for arms, style, label in (
         (CURVE, "o-", "flat clip, noise by the server"),
         (ARMS[6:7], "s", ARMS[6]),
@@ -73,13 +74,13 @@ def draw(runs: Runs) -> Drawing:
         curve.errorbar([epsilon(runs, arm) for arm in arms], means, spreads, fmt=style, label=label)
     curve.axhline(accuracy(runs, "no noise").mean(), linestyle=":", color="grey", label="clipped alone")
     curve.set(xscale="log", xlabel="epsilon at delta 1e-5", ylabel=f"test accuracy, mean of {SEEDS} seeds")
-    curve.legend(fontsize=7)
+    curve.legend()
     for place, arm in enumerate(ARMS):
         rows = runs[arm][0].metrics
-        rounds.plot(rows.version, rows.accuracy, color=f"C{place % 7}", linewidth=1,
+        rounds.plot(rows.version, rows.accuracy, color=f"C{place % 7}",
                     linestyle="--" if place > 5 else "-", label=arm)  # fmt: skip
     rounds.set(xlabel="rounds, first seed")
-    rounds.legend(fontsize=7, title="noise multiplier", title_fontsize=7)
+    rounds.legend(title="noise multiplier")
     return drawing
 
 

@@ -8,6 +8,7 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "ReSTE among clients: error of the estimate against variance of gradients, by exponent",
@@ -68,7 +69,7 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Indicators by rounds and against one another; accuracy."""
-    drawing, panels = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3))
     for place, o in enumerate(ARMS):
         error, variance = (last(runs, column, o) for column in INDICATORS)
         panels[0].plot(error, variance, "o", color=f"C{place}", label=f"o = {o}", markersize=4)

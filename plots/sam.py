@@ -8,6 +8,7 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "SAM among clients with unlike classes: sharpness and loss by radius, by rounds and by time",
@@ -62,14 +63,14 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Sharpness against training loss along the runs, and accuracy by time."""
-    drawing, (paths, curves) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    drawing, (paths, curves) = plt.subplots(1, 2, figsize=(PAGE, 2.7))
     for place, arm in enumerate(arm for arm in ARMS if arm != "SGD"):
         rows = [runs[arm, seed].metrics for seed in SEEDS]
         loss, sharpness, accuracy = (np.mean([each[column] for each in rows], axis=0)
                                      for column in ("train_loss", "sharpness", "accuracy"))  # fmt: skip
         if arm != "SAM 1":  # which learns nothing
             paths.plot(loss[1:], sharpness[1:], ".-", color=f"C{place}", label=arm, linewidth=0.9)
-        curves.plot(rows[0].time_s, accuracy, color=f"C{place}", label=arm, linewidth=1)
+        curves.plot(rows[0].time_s, accuracy, color=f"C{place}", label=arm)
     paths.set(xlabel="training loss", ylabel="sharpness", xscale="log", yscale="log",
               title="along the runs; means of seeds")  # fmt: skip
     paths.invert_xaxis()
@@ -77,7 +78,7 @@ def draw(runs: Runs) -> Drawing:
         axis.set_ticks(places, map(str, places))
         axis.set_ticks([], minor=True)
     curves.set(xlabel="virtual time (s)", ylabel="test accuracy")
-    curves.legend(fontsize=7)
+    curves.legend()
     return drawing
 
 

@@ -15,6 +15,8 @@ from figure import Figure, above
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
+from fedsim.style import PAGE
+
 FIGURE = Figure(
     "Sequential gradient coding: time against load, and the choice of parameters",
     "Setting: after Krishnan, Ebrahimi & Khisti, ICLR 2023: profiles of 256 AWS Lambda workers, a line fitted to mean"
@@ -110,22 +112,22 @@ def draw(
     by_region: dict[str, pd.DataFrame],
 ) -> Drawing:  # fmt: skip
     """Time against load; all candidates; loads against their bound; savings by the price of work and by recording."""
-    drawing, panels = plt.subplots(1, 5, figsize=(17, 3.4), layout="constrained")
+    drawing, panels = plt.subplots(1, 5, figsize=(PAGE, 1.9))
     draw_fit(panels[0], fitted)
     for name, own in candidates.groupby("name"):
         panels[1].scatter(own.load, own.seconds, s=4, color=COLOURS[str(name)], label=NAMES[str(name)], linewidths=0)
     panels[1].set(xscale="log", xlabel="load", ylabel="seconds for 80 gradients", title="every candidate")
-    panels[1].legend(fontsize=7, markerscale=3)
+    panels[1].legend(markerscale=3)
     draw_loads(panels[2], candidates)
     for name in ("gc", "srsgc", "msgc"):
         gains = [100 * saved(table, name, "uncoded") for table in by_slope.values()]
         panels[3].plot(list(by_slope), gains, ".-", color=COLOURS[name], label=NAMES[name])
     panels[3].set(xlabel="seconds for the whole batch", ylabel="time saved against uncoded (%)", title="price of work")
-    panels[3].legend(fontsize=7)
+    panels[3].legend()
     for place, name in enumerate(("gc", "srsgc", "msgc")):
         gains = [100 * saved(table, name, "uncoded") for table in by_region.values()]
         panels[4].barh(np.arange(len(gains)) + 0.27 * (place - 1), gains, 0.25, color=COLOURS[name], label=NAMES[name])
-    panels[4].set_yticks(range(len(by_region)), list(by_region), fontsize=7)
+    panels[4].set_yticks(range(len(by_region)), list(by_region))
     panels[4].set(xlabel="time saved against uncoded (%)", title="other recordings")
     panels[4].invert_yaxis()
     return drawing
@@ -137,9 +139,9 @@ def draw_fit(panel: Axes, fitted: Sequence[Tuned]) -> None:
         loads, means = measured(said)
         line = means.mean() + said["slope_s"] * (loads - loads.mean())
         panel.plot(loads, means, "o", color=f"C{place}", markersize=4)
-        panel.plot(loads, line, color=f"C{place}", linewidth=1, label=f"{day}: slope {said['slope_s']:.3f} s")
+        panel.plot(loads, line, color=f"C{place}", label=f"{day}: slope {said['slope_s']:.3f} s")
     panel.set(xlabel="load", ylabel="mean seconds of a worker", title="recorded, batch 2048")
-    panel.legend(fontsize=7)
+    panel.legend()
 
 
 def draw_loads(panel: Axes, candidates: pd.DataFrame) -> None:
@@ -150,7 +152,7 @@ def draw_loads(panel: Axes, candidates: pd.DataFrame) -> None:
         panel.plot(own.stragglers, own.least, ":", color=f"C{place}")
     panel.axhline(candidates[candidates.name == "uncoded"].load.iloc[0], color="grey", linewidth=0.8)
     panel.set(xlabel="stragglers borne, of 256", ylabel="load; dotted: least; grey: uncoded", title="M-SGC")
-    panel.legend(fontsize=7)
+    panel.legend()
 
 
 if __name__ == "__main__":

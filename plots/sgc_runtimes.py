@@ -9,6 +9,8 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 from rich.table import Table
 
+from fedsim.style import PAGE
+
 FIGURE = Figure(
     "Sequential gradient coding: time of 480 gradients on 256 workers",
     "Setting: after Krishnan, Ebrahimi & Khisti, ICLR 2023: 256 AWS Lambda workers, four models in turn, batch 4096, "
@@ -100,12 +102,12 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Jobs against time on recorded stragglers, and total times on all three."""
-    drawing, (curves, *bars) = plt.subplots(1, 4, figsize=(14, 3.6), layout="constrained", width_ratios=[1.6, 1, 1, 1])
+    drawing, (curves, *bars) = plt.subplots(1, 4, figsize=(PAGE, 2), width_ratios=[1.6, 1, 1, 1])
     for place, arm in enumerate(("uncoded", "GC, chosen", "SR-SGC, chosen", "M-SGC, chosen")):
         for number, rows in enumerate(runs["recorded"][arm]):
             curves.plot(rows.time_s, rows.version, color=f"C{place}", linewidth=0.8, label=None if number else arm)
     curves.set(xlabel="virtual time (s)", ylabel="gradients", title="recorded stragglers, ten repetitions")
-    curves.legend(fontsize=7)
+    curves.legend()
     colours = {None: "C0", "gc": "C1", "srsgc": "C2", "msgc": "C3"}
     for panel, (source, found) in zip(bars, runs.items(), strict=True):
         means = [seconds(found[arm]).mean() for arm in ARMS]

@@ -8,6 +8,8 @@ import pandas as pd
 from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
+from fedsim.style import PAGE
+
 FIGURE = Figure(
     "Sequential gradient coding: four models trained in turn on MNIST",
     "Setting: after Krishnan, Ebrahimi & Khisti, ICLR 2023: their CNN, Adam, four models, mu = 1. Ours: 16 workers "
@@ -56,7 +58,7 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Loss against time, against gradients, and accuracy against time."""
-    drawing, panels = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3))
     axes = (("time_s", "loss"), ("version", "loss"), ("time_s", "accuracy"))
     for panel, (x, y) in zip(panels, axes, strict=True):
         for arm, colour in ARMS.items():
@@ -66,7 +68,7 @@ def draw(runs: Runs) -> Drawing:
                   ylabel=f"test {y}, mean of four models")  # fmt: skip
     for panel in panels[:2]:
         panel.set_yscale("log")
-    panels[0].legend(fontsize=7)
+    panels[0].legend()
     panels[0].set_title(f"{SEEDS} seeds")
     return drawing
 

@@ -8,6 +8,8 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 from merges import Runs, runs_of
 
+from fedsim.style import PAGE
+
 FIGURE = Figure(
     "A single global merge: accuracy against rounds, time and bytes",
     "Setting: ours, after Zhu et al., ICLR 2026: Fashion-MNIST for Tiny-ImageNet, a CNN of 20,538 parameters with"
@@ -54,7 +56,7 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Agents' mean accuracy (full) and the merged model's (dotted), each seed a line."""
-    drawing, panels = plt.subplots(2, 2, figsize=(9, 6.4), layout="constrained", sharey=True)
+    drawing, panels = plt.subplots(2, 2, figsize=(PAGE, 4.9), sharey=True)
     axes = {"version": "rounds", "time_s": "virtual seconds", "bytes_up": "bytes sent by all agents"}
     for panel, (column, label) in zip(panels.flat, axes.items(), strict=False):
         for name in ARMS:
@@ -65,7 +67,7 @@ def draw(runs: Runs) -> Drawing:
         lines(panels[1, 1], runs, name, "version", "accuracy")
         lines(panels[1, 1], runs, name, "version", "merged_accuracy", linestyle=":")
     panels[1, 1].set(xlabel="rounds", ylabel="accuracy", title="agents (full), if merged (dotted)")
-    panels[0, 0].legend(fontsize=7)
+    panels[0, 0].legend()
     return drawing
 
 
@@ -77,7 +79,6 @@ def lines(panel: plt.Axes, runs: Runs, name: str, x: str, y: str, **style: str) 
             rows[y],
             color=f"C{ARMS.index(name)}",
             alpha=0.7,
-            linewidth=1,
             label=None if seed else name,
             **style,
         )

@@ -8,6 +8,8 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 from merges import Runs, runs_of
 
+from fedsim.style import PAGE
+
 FIGURE = Figure(
     "A single global merge after gossip of several kinds",
     "Setting: ours, as plots/single_merge.py with 40 rounds. Ring and exponential graph with uniform weights and "
@@ -51,7 +53,7 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Accuracy before (light) and after the merge, and the bytes of all gossip."""
-    drawing, (bars, traffic) = plt.subplots(2, 1, figsize=(8, 5), layout="constrained", sharex=True)
+    drawing, (bars, traffic) = plt.subplots(2, 1, figsize=(PAGE, 5.4), sharex=True)
     for place, kind in enumerate(KINDS):
         for values, alpha in ((after(runs, kind), 0.4), (before(runs, kind), 1.0)):
             bars.bar(place, values.mean(), yerr=values.std(), color="C0", alpha=alpha, capsize=3)

@@ -9,6 +9,8 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 from merges import RESNET, runs_of
 
+from fedsim.style import PAGE
+
 FIGURE = Figure(
     "A window of global merges: peak and final accuracy by its place",
     "Setting: ours, after Zhu et al., ICLR 2026: Fashion-MNIST for CIFAR-100, a CNN of 20,538 parameters with "
@@ -58,11 +60,11 @@ def judge(curves: Accuracies) -> None:
 
 def draw(curves: Accuracies) -> Drawing:
     """Light bars: the peak; dark bars: the end. Beside them the curves of one seed."""
-    drawing, (bars, panel) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained", sharey=True)
+    drawing, (bars, panel) = plt.subplots(1, 2, figsize=(PAGE, 2.7), sharey=True)
     for place, name in enumerate(WINDOWS):
         for values, alpha in ((peak(curves, name), 0.35), (final(curves, name), 1.0)):
             bars.bar(place, values.mean(), yerr=values.std(), color="C0", alpha=alpha, capsize=3)
-        panel.plot(curves[name][0].index, curves[name][0], label=name, linewidth=1)
+        panel.plot(curves[name][0].index, curves[name][0], label=name)
     bars.set_xticks(range(len(WINDOWS)), WINDOWS)
     bars.set(
         xlabel="window of global merges",
@@ -70,7 +72,7 @@ def draw(curves: Accuracies) -> Drawing:
         title=f"peak (light) and final, {len(FIGURE.seeds(3))} seeds",
     )
     panel.set(xlabel="rounds", title="one seed")
-    panel.legend(fontsize=7)
+    panel.legend()
     return drawing
 
 

@@ -8,6 +8,8 @@ import pandas as pd
 from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
+from fedsim.style import PAGE
+
 FIGURE = Figure(
     "Sketching for first-order methods: loss by rounds and by bits",
     "Setting: after Song, Wang, Yu & Zhang, ICML 2023, whose experiments are not known: all settings are ours. "
@@ -88,7 +90,7 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Loss against rounds and against bytes upwards; fixed against fresh."""
-    drawing, panels = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained", sharey=True)
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3), sharey=True)
     sketches = ("unsketched", "Gaussian", "AMS", "CountSketch", "SRHT", "rand-k", "SRHT d/2", "SRHT d/8")
     others = ("top 5 %, feedback", "QSGD, 4 bits", "DRIVE, 1 bit")
     for panel, column, arms in ((panels[0], "version", sketches), (panels[1], "bytes_up", (*sketches, *others)),
@@ -103,10 +105,9 @@ def draw(runs: Runs) -> Drawing:
                 style,
                 color=f"C{place % 7}",
                 label=arm,
-                linewidth=1,
             )
         panel.set(xscale="log", yscale="log")
-        panel.legend(fontsize=6)
+        panel.legend()
     panels[0].set(xlabel="rounds", ylabel="training loss, first seed", title="by rounds")
     panels[1].set(xlabel="bytes upwards", title="by bytes")
     panels[2].set(xlabel="rounds", title="fixed and fresh")

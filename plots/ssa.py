@@ -8,6 +8,7 @@ from figure import Figure, above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "SSA among clients: both attentions of one model, by what it has learnt by",
@@ -62,14 +63,12 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Each measure by rounds, a line a seed."""
-    drawing, panels = plt.subplots(1, len(MEASURES), figsize=(13, 3.4), layout="constrained")
+    drawing, panels = plt.subplots(1, len(MEASURES), figsize=(PAGE, 1.83077))
     for panel, (column, title) in zip(panels, MEASURES.items(), strict=True):
         for place, mode in enumerate(MODES):
             for seed in SEEDS:
                 rows = runs[mode, seed].metrics.drop_duplicates("version").iloc[1:]
-                panel.plot(
-                    rows.version, rows[column], f"C{place}", linewidth=1, label=mode if seed == SEEDS[0] else None
-                )
+                panel.plot(rows.version, rows[column], f"C{place}", label=mode if seed == SEEDS[0] else None)
         panel.set(xlabel="rounds", title=title)
     panels[1].axhline(0, color="black", linewidth=0.6)
     panels[0].legend(title="learnt by")

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure as Drawing
 
 import fedsim
 from fedsim import continual
+from fedsim.style import PAGE
 
 FIGURE = Figure(
     "The stability gap: continual evaluation of experience replay, step by step",
@@ -124,7 +125,7 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Old tasks by steps; metrics; a round from within."""
-    drawing, grid = plt.subplots(2, 2, figsize=(12, 7), layout="constrained")
+    drawing, grid = plt.subplots(2, 2, figsize=(PAGE, 4.9))
     for panel, name in zip(grid.flat, ("replay, one training a task", "replay"), strict=False):
         by_steps(panel, [curve for seed in SEEDS for curve in curves(runs[name, seed])])
         panel.set(title=f"{name}: mean of {len(SEEDS)} seeds and 5 clients", ylim=(0.7, 1.01))
@@ -132,9 +133,9 @@ def draw(runs: Runs) -> Drawing:
         mean = np.mean([of_servers(runs["replay", seed], task) for seed in SEEDS], 0)
         taken = STEPS // ROUNDS * np.arange(len(mean))
         grid[0, 1].plot(taken[task * ROUNDS :], mean[task * ROUNDS :], "o", color=f"C{task}", markersize=2.5)
-    grid[0, 0].legend(title="on task", ncols=5, fontsize=7, loc="lower left")
+    grid[0, 0].legend(title="on task", ncols=5, loc="lower left")
     [mark] = grid[0, 1].plot([], [], "o", color="grey", markersize=2.5)
-    grid[0, 1].legend([mark], ["the server's models, on all test examples"], fontsize=7, loc="lower left")
+    grid[0, 1].legend([mark], ["the server's models, on all test examples"], loc="lower left")
     bars(grid[1, 0], runs)
     inside(grid[1, 1], runs)
     return drawing
@@ -164,7 +165,7 @@ def bars(panel: Axes, runs: Runs) -> None:
         places = np.arange(len(METRICS)) + 0.27 * (place - 1)
         panel.bar(places, found.mean(0), 0.25, label=name, yerr=found.std(0))
     panel.set(xticks=range(len(METRICS)), xticklabels=METRICS, ylim=(0, 1.3), title="at the end of the last task")
-    panel.legend(fontsize=7, ncols=3, loc="upper left")
+    panel.legend(ncols=3, loc="upper left")
 
 
 def inside(panel: Axes, runs: Runs) -> None:

@@ -52,6 +52,7 @@ TIME = [
     "folder",
     "damage",
     "picture",
+    "style",
     "traffic",
     "spans",
     "waits",
@@ -194,10 +195,10 @@ def test_there_is_no_circle() -> None:
         assert name not in reached(name, GRAPH), f"{name} imports itself in the end"
 
 
-def test_figures_read_runs_and_nothing_else() -> None:
+def test_figures_read_runs_and_how_to_look_and_nothing_else() -> None:
     for path in (ROOT / "plots").glob("*.py"):
         inner = {name for name in imports(path) if name.startswith("fedsim")}
-        rooms = ("fedsim", "fedsim.results", "fedsim.intervals", "fedsim.scorecard", "fedsim.continual")
+        rooms = ("fedsim", "fedsim.results", "fedsim.intervals", "fedsim.scorecard", "fedsim.continual", "fedsim.style")
         assert all(name.startswith(rooms[1:]) or name == rooms[0] for name in inner), path
 
 

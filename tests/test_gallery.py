@@ -9,6 +9,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import yaml
+from small import scenario
 from test_experiment import command
 
 from fedsim.errors import ScenarioError
@@ -51,6 +53,39 @@ def test_every_figure_of_ours_is_found_and_says_whose_setting_it_is() -> None:
 def test_listing_waits_for_no_torch() -> None:
     code = "import sys; from fedsim.gallery import *; scripts(Path(sys.argv[1])); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code, str(PLOTS)], check=False).returncode == 0
+
+
+RUNS = """
+import sys
+from figure import Figure, above, plt
+
+FIGURE = Figure("Runs", "Setting: ours. Full: never.")
+if __name__ == "__main__":
+    runs = FIGURE.runs("tiny.yaml", {seed: [f"seed={seed}"] for seed in FIGURE.seeds(2)})
+    runs["grid"] = FIGURE.grid("grid.yaml")
+    FIGURE.judge(above("it learns", [runs[0].metrics.accuracy.iloc[-1]], 0.0))
+    FIGURE.end(lambda: plt.figure())
+"""
+
+
+def test_runs_of_last_time_are_drawn_again_and_those_of_others_are_not(tmp_path) -> None:
+    (folder := tmp_path / "plots").mkdir()
+    (folder / "figure.py").write_text((PLOTS / "figure.py").read_text().replace('parent / "scenarios"', "parent"))
+    (folder / "runs.py").write_text(RUNS)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(scenario("server fedavg")))
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(scenario("server fedavg") | {"sweep": {"seed": [0, 1]}}))
+
+    def told(*options: str) -> str:
+        words = [sys.executable, folder / "runs.py", "--out", tmp_path / "out", "--workers", "1", *options]
+        return (done := subprocess.run(words, capture_output=True, text=True, check=False)).stdout + done.stderr
+
+    assert "expected these runs" in told("--quick", "--redraw")
+    first = told("--quick")
+    assert "PASS it learns" in first
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*")}
+    assert first.splitlines()[-1] == told("--quick", "--redraw").splitlines()[-1]
+    assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "runs").rglob("*")}
+    assert "expected these runs" in told("--redraw")  # of two seeds
 
 
 def test_figures_are_asked_for_by_name_paper_or_all(plots) -> None:

@@ -19,6 +19,7 @@ def figure(
     names: Names = None,
     full: Annotated[bool, typer.Option("--full", help="The papers' sizes.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="One seed.")] = False,
+    redraw: Annotated[bool, typer.Option("--redraw", help="Draw and judge the runs of last time; run none.")] = False,
     plots: Annotated[Path, typer.Option(help="Where the scripts are.")] = Path("plots"),
     out: Annotated[Path, typer.Option(help="Where pictures and runs go.")] = Path("figures"),
     workers: Annotated[int | None, typer.Option(help="Runs at a time; none: one a core.", min=1)] = None,
@@ -33,7 +34,7 @@ def figure(
     if not names:
         _list(known, as_json)
         return
-    asked = {"--full": full, "--quick": quick}
+    asked = {"--full": full, "--quick": quick, "--redraw": redraw}
     options = [name for name, wanted in asked.items() if wanted]
     options += [word for name, value in {"--workers": workers, "--data": data}.items() if value
                 for word in (name, str(value))]  # fmt: skip
