@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from statistics import median
 
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 import fedsim
+from fedsim.__main__ import app
 from fedsim.calibration import Fit, fitted, halves, rounds, tasks
 from fedsim.card import calibrate, time_to
 from fedsim.errors import ScenarioError
@@ -95,6 +98,20 @@ def test_the_card_of_runs_that_chance_has_touched(tmp_path) -> None:
     assert card.error < 0.5
     assert card.tau == 1
     assert json.loads((tmp_path / "card" / "card.json").read_text())["tau"] == 1
+
+
+def test_the_card_goes_onto_a_page_of_the_runs(tmp_path) -> None:
+    pytest.importorskip("plotly", reason="the extra `report` is not installed")
+    runs = [recorded(tmp_path / name, **change).path for name, change in (("rounds", {}), ("buffer", FEDBUFF))]
+    words = ["calibrate", *map(str, runs), "--replicas", "2", "--report", "--out", str(tmp_path / "card")]
+    said = CliRunner().invoke(app, words)
+    assert said.exit_code == 0, said.output
+    assert "report.html" in said.stdout
+    card, page = (tmp_path / "card" / name for name in ("card.json", "report.html"))
+    known, shown = json.loads(card.read_text()), page.read_text().split("Side by side")[0]
+    assert "Sim to real" in shown
+    assert f"{median(line['error'] for line in known['lines']):.1%}" in shown
+    assert all(f"{line['recorded']:.12g}" in shown for line in known["lines"])
 
 
 def test_a_change_of_pace_shows_as_error(tmp_path) -> None:

@@ -20,6 +20,9 @@ def calibrate(
     target: Annotated[
         float | None, typer.Option(help="The accuracy that is timed; none: the best that all runs have reached.")
     ] = None,
+    page: Annotated[
+        bool, typer.Option("--report", help="Write a page on these runs, with the card, beside it.")
+    ] = False,
     data: DataFolder = None,
     as_json: Json = False,
 ) -> None:
@@ -28,8 +31,12 @@ def calibrate(
     from fedsim.results import load
 
     found = calibrate([arm for path in runs for arm in load(path).arms], out, replicas, target, data)
+    if page:
+        from fedsim.report import write_report
+
+        write_report(runs, out / "report.html", card=found)
     if as_json:
         typer.echo(found.json())
         return
     Console().print(found.table())
-    typer.echo(f"wrote {out / 'card.json'}")
+    typer.echo(f"wrote {out / 'card.json'}" + (f" and {out / 'report.html'}" if page else ""))

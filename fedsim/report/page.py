@@ -12,6 +12,7 @@ from fedsim.bill import Rates
 from fedsim.errors import ExtraMissing, ScenarioError
 from fedsim.report.chart import Column, Section, Table
 from fedsim.report.curves import curves, measured, metrics
+from fedsim.report.sim_to_real import sim_to_real
 from fedsim.report.view import View
 from fedsim.results import Run, load
 from fedsim.terminal import METRICS, clock, traffic
@@ -20,6 +21,8 @@ from fedsim.trials import Algorithm, algorithms, gathered
 if TYPE_CHECKING:
     from jinja2 import Template
 
+    from fedsim.card import Card
+
 HERE = Path(__file__).parent
 NAME = "report.html"
 MOST_RUNS = 8
@@ -27,11 +30,16 @@ MOST_RUNS = 8
 
 
 def write_report(
-    paths: Sequence[Path | str], out: Path | None = None, rates: Rates | None = None, clients: Sequence[int] = ()
+    paths: Sequence[Path | str],
+    out: Path | None = None,
+    rates: Rates | None = None,
+    clients: Sequence[int] = (),
+    card: Card | None = None,
 ) -> Path:
     """Write a page about these run folders, a comparison's arms side by side; to `out`, or into the only folder.
 
-    Of large fleets it holds what some of the clients did, first of all of these `clients`.
+    Of large fleets it holds what some of the clients did, first of all of these `clients`. A card says what a fleet
+    that was fitted to these runs has foretold.
 
     Raises:
         ScenarioError: if one is no run folder, or there are several and no `out`.
@@ -43,9 +51,10 @@ def write_report(
         raise ScenarioError(f"--out: where to write a report on {len(paths)} run folders? expected a file")
     target = out or Path(paths[0]) / NAME
     views = [View(run, rates or Rates(), clients) for run in runs]
+    first = [*([sim_to_real(card)] if card else []), *(overview(runs) if len(runs) > 1 else [])]
     text = _template().render(
         title=_title(paths, runs), library=library, style=_text("report.css"), script=_text("report.js"),
-        overview=overview(runs) if len(runs) > 1 else [], views=views if len(views) <= MOST_RUNS else [],
+        overview=first, views=views if len(views) <= MOST_RUNS else [],
         troubled=[view for view in views if view.status[1]], few=len(views) == 1, most=MOST_RUNS, count=len(runs),
     )  # fmt: skip
     temporary = target.with_name(f".{target.name}.tmp")
