@@ -17,6 +17,8 @@ from fedsim.units import SECOND
 
 UNMEASURABLE = 1e-6
 """Seconds; the clock tells nothing shorter."""
+ENDS = ("arrive", "lost")
+"""How the trace calls the end of a task."""
 
 
 def tasks(trace: pd.DataFrame) -> pd.DataFrame:
@@ -105,10 +107,17 @@ def halves(seen: pd.DataFrame) -> tuple[pd.DataFrame, float]:
 
 
 def rounds(trace: pd.DataFrame) -> pd.Series:
-    """Seconds from each of the server's versions to the next, by version; the first counts from the start."""
-    stepped = trace[(trace.kind == "version") & (trace.client < 0)]
-    times = stepped.time.to_numpy() / SECOND
-    return pd.Series(np.diff(times, prepend=0.0), index=stepped.version.to_numpy(), name="seconds")
+    """Seconds from each round's end to the next, by its number; the first counts from the start.
+
+    A round is as many tasks that ended as were ever under way at once: of synchronous algorithms a version. Where the
+    server takes each update by itself, or by its clock, the time between two of its versions tells whose turn it is and
+    not how fast anybody is.
+    """
+    seen = trace[trace.kind.isin(("start", *ENDS)) & (trace.client >= 0)]
+    over = seen.kind.isin(ENDS)
+    at_once = int(np.where(over, -1, 1).cumsum().max(initial=1))
+    times = seen.time[over].to_numpy()[at_once - 1 :: at_once] / SECOND
+    return pd.Series(np.diff(times, prepend=0.0), index=range(1, len(times) + 1), name="seconds")
 
 
 def at_work(scenarios: Sequence[Mapping[str, Any]]) -> int:

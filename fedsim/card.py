@@ -53,7 +53,7 @@ class Card:
     target: float | None
     """The accuracy that is timed; None: nothing was measured."""
     tau: float | None
-    """Kendall's, of the ranking of runs by time to the target; None where fewer than two reached it in both."""
+    """Kendall's, of the ranking of runs by time to the target; None if none reached it."""
     replicas: int
 
     @property
@@ -85,7 +85,7 @@ class Card:
 
 
 def calibrate(
-    runs: Sequence[Run], out: Path, replicas: int = 10, target: float | None = None, data: Path | None = None
+    runs: Sequence[Run], out: Path, replicas: int = 20, target: float | None = None, data: Path | None = None
 ) -> Card:
     """Fit devices to the first half of all these runs, let replicas of each run happen on them, and compare.
 
@@ -93,7 +93,7 @@ def calibrate(
         runs: recorded ones of one fleet, each of one algorithm; simulated ones do too.
         out: where the fitted tables and the replicas' run folders go, and `card.json`.
         replicas: simulations of each run, which differ in the delays drawn from those seen.
-        target: the accuracy that is timed; None: the best that every recorded run has reached.
+        target: the accuracy that is timed; None: what every recorded run has held for half of its second half.
         data: where to look for data first.
 
     Raises:
@@ -104,7 +104,7 @@ def calibrate(
     fit = Fit.of(pd.concat([halves(each)[0] for each in seen], ignore_index=True), clients)
     trainings = 4 * max(Counter(each.client).most_common(1)[0][1] for each in seen if len(each))
     tables = [fit.write(out, trainings, seed=0, replica=replica) for replica in range(replicas)]
-    target = _shared_accuracy(runs) if target is None else target
+    target = _held_accuracy(runs) if target is None else target
     lines = []
     for place, (run, each) in enumerate(zip(runs, seen, strict=True)):
         happened = [
@@ -150,16 +150,16 @@ def time_to(metrics: pd.DataFrame, target: float | None) -> float:
     return there[0] if there else inf
 
 
-def _shared_accuracy(runs: Sequence[Run]) -> float | None:
-    """The best that every run has reached."""
-    found = [max(run.metrics["accuracy"].tolist()) for run in runs if "accuracy" in run.metrics]
-    return min(found) if len(found) == len(runs) else None
+def _held_accuracy(runs: Sequence[Run]) -> float | None:
+    """What every run has held for a half of its second half: one lucky measurement does not make it."""
+    found = [late.accuracy.median() for run in runs if "accuracy" in run.metrics
+             for late in [run.metrics.loc[run.metrics.time_s > run.metrics.time_s.max() / 2]]]  # fmt: skip
+    return float(min(found)) if len(found) == len(runs) else None
 
 
 def _tau(lines: Sequence[Line]) -> float | None:
-    """Of those that reached the target in both worlds, at least two."""
-    both = [line for line in lines if np.isfinite([line.recorded, line.simulated]).all()]
-    if len(both) < 2:
+    """Of all runs, those last that never reached the target; None if all of a world tie."""
+    if len(lines) < 2:
         return None
-    tau: Any = kendalltau([one.recorded for one in both], [one.simulated for one in both])
-    return float(tau.statistic)
+    tau: Any = kendalltau([one.recorded for one in lines], [one.simulated for one in lines])
+    return None if np.isnan(tau.statistic) else float(tau.statistic)

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 import fedsim
 from fedsim.__main__ import app
 from fedsim.calibration import Fit, fitted, halves, rounds, tasks
-from fedsim.card import calibrate, time_to
+from fedsim.card import Line, calibrate, time_to
+from fedsim.card import _tau as ranking
 from fedsim.errors import ScenarioError
 
 SCENARIO = {
@@ -81,6 +82,31 @@ def test_what_chance_adds_is_drawn_from_what_was_seen(tmp_path) -> None:
     assert drawn.min() > 0.25
     _, others = fit.write(tmp_path, 300, seed=0, replica=1)
     assert not pd.read_csv(delays).equals(pd.read_csv(others))
+
+
+def test_a_round_is_as_many_tasks_as_are_under_way_at_once(tmp_path) -> None:
+    """A synchronous algorithm's version; two versions of a buffer that takes two updates of four clients."""
+    for name, change, versions in (("rounds", {}, 1), ("buffer", FEDBUFF, 2)):
+        trace = recorded(tmp_path / name, **change).trace
+        stepped = trace.time[(trace.kind == "version") & (trace.client < 0)].to_numpy()[versions - 1 :: versions] / 1e6
+        assert np.allclose(rounds(trace).cumsum(), stepped, atol=1e-9)
+        assert len(stepped) > 20
+    lost = trace.assign(kind=np.where(trace.kind == "arrive", "lost", trace.kind))
+    assert rounds(lost).equals(rounds(trace))
+
+
+def line(recorded: float, simulated: float) -> Line:
+    return Line("", 5, 0.1, 0.9, recorded, simulated)
+
+
+def test_a_run_that_never_reaches_the_target_is_the_last_of_the_ranking() -> None:
+    first, second, third = (1.0, 10.0), (2.0, 30.0), (3.0, 20.0)
+    assert ranking([line(*first), line(*second), line(*third)]) == pytest.approx(1 / 3)
+    assert ranking([line(*first), line(2.0, np.inf), line(*third)]) == pytest.approx(1 / 3)
+    assert ranking([line(*first), line(np.inf, np.inf), line(*third)]) == 1
+    assert ranking([line(*first), line(np.inf, 1.0)]) == -1
+    assert ranking([line(*first)]) is None
+    assert ranking([line(np.inf, 1.0), line(np.inf, 2.0)]) is None
 
 
 def test_halves_are_of_time_and_know_nothing_of_what_comes_later(tmp_path) -> None:

@@ -16,9 +16,9 @@ def calibrate(
     out: Annotated[Path, typer.Option(help="For the fitted devices, the replicas' runs and card.json.")] = Path(
         "calibration"
     ),
-    replicas: Annotated[int, typer.Option(help="Simulations of each run.", min=2)] = 10,
+    replicas: Annotated[int, typer.Option(help="Simulations of each run.", min=2)] = 20,
     target: Annotated[
-        float | None, typer.Option(help="The accuracy that is timed; none: the best that all runs have reached.")
+        float | None, typer.Option(help="The accuracy that is timed; none: what all runs have held.")
     ] = None,
     page: Annotated[
         bool, typer.Option("--report", help="Write a page on these runs, with the card, beside it.")
