@@ -2,14 +2,19 @@
 
 Run by `python -m bench.remote`, when nobody else works on the machine: seconds are those of the clock, and the load of
 the machine is printed with them. FedAvg, 20 clients a round, its CNN, Fashion-MNIST (where it is looked for:
-scenarios/README.md); one thread a worker. Rounds take turns in one process; what comes out is compared to the bit.
+scenarios/README.md); one thread a worker. Rounds take turns in one process; what comes out is compared to the bit. The
+ceiling is what the machine itself has to give: as many `inline` runs at once as there are cores, which share nothing
+but caches and memory, over as many one after another.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from statistics import median
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache
+from multiprocessing import get_context
+from statistics import mean, median
 from time import perf_counter
 from typing import Any
 
@@ -46,20 +51,44 @@ def timed(one: Experiment) -> tuple[float, torch.Tensor]:
     return perf_counter() - began, simulation.aggregator.params
 
 
+@cache
+def inline(rounds: int) -> Experiment:
+    """On one thread; made once in each process, so that those who start together also run together."""
+    torch.set_num_threads(1)
+    return experiment("inline", rounds)
+
+
+def alone(rounds: int) -> float:
+    """Its seconds."""
+    return timed(inline(rounds))[0]
+
+
+def ceiling(workers: int, rounds: int, repeats: int) -> list[float]:
+    """How many times as much so many processes get done as one, in each repeat."""
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+
+        def seconds(at_once: int) -> float:
+            """The mean of so many runs, side by side."""
+            return mean(each.result() for each in [pool.submit(alone, rounds) for _ in range(at_once)])
+
+        seconds(workers)  # starts the processes and reads the data
+        return [workers * seconds(1) / seconds(workers) for _ in range(repeats)]
+
+
 def main() -> None:
     """The README's line."""
-    torch.set_num_threads(1)
     rounds, repeats = (int(word) for word in (*sys.argv[1:], "3", "5")[:2])
     workers = os.cpu_count() or 1
-    here, there = experiment("inline", rounds), experiment({"remote": {"workers": workers}}, rounds)
+    here, there = inline(rounds), experiment({"remote": {"workers": workers}}, rounds)
     timed(there)  # starts the workers
     pairs = [(timed(here), timed(there)) for _ in range(repeats)]
     ratios = [one[0] / other[0] for one, other in pairs]
     same = all(torch.equal(one[1], other[1]) for one, other in pairs)
+    most = ceiling(workers, rounds, repeats)
     print(f"{here.layout.size:,} parameters, {rounds} rounds: inline {median(p[0][0] for p in pairs):.2f} s, "
           f"remote on {workers} cores {median(p[1][0] for p in pairs):.2f} s; {median(ratios):.2f}x "
           f"({min(ratios):.2f}-{max(ratios):.2f}); {'the same to the bit' if same else 'NOT THE SAME'}; "
-          f"load {os.getloadavg()[0]:.1f}")  # fmt: skip
+          f"ceiling {median(most):.2f}x ({min(most):.2f}-{max(most):.2f}); load {os.getloadavg()[0]:.1f}")  # fmt: skip
 
 
 if __name__ == "__main__":

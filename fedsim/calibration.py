@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +66,19 @@ class Fit:
         seen = seen.assign(**{phase: seen[phase].clip(lower=UNMEASURABLE) for phase in PHASES})
         best = seen.assign(pace=seen.train / seen.examples, down=seen.down / seen.download, up=seen.up / seen.upload)
         own = best.groupby("client").agg(seconds_per_example=("pace", "min"), down=("down", "max"), up=("up", "max"))
-        known = own.loc[seen.client].set_index(seen.index)
+        return cls(own, {}).delayed(seen)
+
+    def delayed(self, seen: pd.DataFrame) -> Fit:
+        """The same devices, as late as they were in these `tasks`: that also depends on how many start at once.
+
+        Who has none of these is as late as before.
+        """
+        known = self.devices.loc[seen.client].set_index(seen.index)
         usual = seen.down / known.down + seen.examples * known.seconds_per_example + seen.up / known.up
         late = (seen.end - seen.begin - usual).clip(lower=0)
-        return cls(own, {client: late[seen.client == client].to_numpy() for client in range(clients)})
+        return replace(
+            self, late={**self.late, **{client: own.to_numpy() for client, own in late.groupby(seen.client)}}
+        )
 
     def write(self, folder: Path, trainings: int, seed: int, replica: int) -> tuple[Path, Path]:
         """Two tables that scenarios can name: devices, and delays of so many trainings each.

@@ -89,6 +89,8 @@ def calibrate(
 ) -> Card:
     """Fit devices to the first half of all these runs, let replicas of each run happen on them, and compare.
 
+    How late devices are beside their best is each run's own, of its first half.
+
     Args:
         runs: recorded ones of one fleet, each of one algorithm; simulated ones do too.
         out: where the fitted tables and the replicas' run folders go, and `card.json`.
@@ -103,15 +105,17 @@ def calibrate(
     seen = [_with_examples(run, data) for run in runs]
     fit = Fit.of(pd.concat([halves(each)[0] for each in seen], ignore_index=True), clients)
     trainings = 4 * max(Counter(each.client).most_common(1)[0][1] for each in seen if len(each))
-    tables = [fit.write(out, trainings, seed=0, replica=replica) for replica in range(replicas)]
     target = _held_accuracy(runs) if target is None else target
     lines = []
     for place, (run, each) in enumerate(zip(runs, seen, strict=True)):
+        first, middle = halves(each)
+        own, folder = fit.delayed(first), out / str(place)
+        tables = [own.write(folder, trainings, seed=0, replica=replica) for replica in range(replicas)]
         happened = [
-            conduct.run(fitted(run.scenario, *table), data=data, out=out / f"{place}-{replica}", picture=False)
+            conduct.run(fitted(run.scenario, *table), data=data, out=folder / f"{replica}", picture=False)
             for replica, table in enumerate(tables)
         ]
-        lines.append(_line(run, happened, halves(each)[1], target))
+        lines.append(_line(run, happened, middle, target))
     card = Card(lines, target, _tau(lines), replicas)
     (out / "card.json").write_text(card.json())
     return card

@@ -79,6 +79,6 @@ def _stop(ray: Any, folder: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def workers_of(ray: Any) -> int:
+def cores_of(ray: Any) -> int:
     """How many tasks of one core each the cluster does at a time."""
     return max(1, int(ray.cluster_resources().get("CPU", 1)))

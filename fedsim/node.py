@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedsim.clock import FIRST_RANK, Moment, Steps
+from fedsim.faults import Asked
 from fedsim.simulation import Simulation
-from fedsim.trace import ARRIVE, TRAIN, UPLOAD, VERSION
+from fedsim.trace import ARRIVE, TRAIN, UNASKED, UPLOAD, VERSION
 from fedsim.work import Deferred, Kept, Letter, LocalTask, Parts
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Node:
     """Everybody, by name."""
     round: int = 0
     trainings: int = 0
+    letters: int = 0
+    """How many it has sent."""
     left: Kept | None = None
     """What its last training has left with it."""
     post: dict[tuple[int, Hashable], Parts] = field(default_factory=dict, repr=False)
@@ -99,11 +102,20 @@ class Node:
         self.world.clock.start(self._carry(peer, subject, letter, nbytes, rank), rank)
 
     def _carry(self, peer: int, subject: Hashable, letter: Letter, nbytes: int, rank: int) -> Steps:
+        """On its way a letter may be held up, or come again, which the peer knows and does not read."""
         world, round = self.world, self.round
+        asked = Asked(self.name, self.letters, world.clock.now, world.clock.now)
+        self.letters += 1
         world.trace.add(world.clock.now, UPLOAD, self.name, round, nbytes, peer=peer)
+        if late := world.faults.delay(asked):
+            yield late
         yield from world.carrier.carry(self.name, peer, nbytes, rank, self.progress.uploaded)
         world.trace.add(world.clock.now, ARRIVE, self.name, round, nbytes, peer=peer)
         self.neighbours[peer].accept(self.name, subject, letter.parts)
+        del letter  # copies are of no use to anybody
+        for _ in range(world.faults.copies(replace(asked, now=world.clock.now))):
+            yield from world.carrier.carry(self.name, peer, nbytes, rank, self.progress.uploaded)
+            world.trace.add(world.clock.now, UNASKED, self.name, round, nbytes, peer=peer)
 
     def accept(self, peer: int, subject: Hashable, parts: Parts) -> None:
         """A message has come."""

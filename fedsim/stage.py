@@ -155,7 +155,7 @@ class Stage:
     def swarm(self) -> Swarm:
         """No server, and everybody a peer."""
         self.refuse_personal("peers send whole models")
-        self.faults.refuse(self.experiment.arm, "peers")
+        self.faults.refuse(self.experiment.arm, "peers", on_the_way=True)
         why = "peers send whole models, which codecs of changes would spoil"
         refuse_wire(self.experiment.arm, why, but=["adversaries", "defence"])
         experiment, arm = self.experiment, self.experiment.arm

@@ -15,7 +15,7 @@ SMALL = 7.0
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, which colour-blind readers can tell apart (Color Universal Design, 2008)."""
 
-LOOKS: dict[str, Any] = {
+LOOKS: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
     "figure.titlesize": TEXT + 1,
     "figure.dpi": 200,
@@ -34,7 +34,9 @@ LOOKS: dict[str, Any] = {
     "ytick.labelsize": SMALL,
     "legend.fontsize": SMALL,
     "legend.title_fontsize": SMALL,
-    "legend.frameon": False,
+    "legend.framealpha": 0.75,  # what lies behind stays to be seen
+    "legend.edgecolor": "none",
+    "legend.fancybox": False,
     "legend.handlelength": 1.5,
     "axes.prop_cycle": cycler(color=COLOURS),
     "axes.spines.top": False,

@@ -102,7 +102,7 @@ def draw(runs: Runs) -> Drawing:
         for kind in KINDS if optimizer == "adagrad" else NORM:
             label = kind if optimizer == "adagrad" else None
             panels[0].plot(steps(runs, optimizer, kind), last(runs, optimizer, kind), marker, color=colours[kind],
-                           label=label, markersize=4)  # fmt: skip
+                           label=label)  # fmt: skip
     for kind in KINDS:
         own = [runs["adagrad", kind, seed] for seed in SEEDS]
         losses = np.mean([run.metrics.groupby("version").train_loss.last() for run in own], axis=0)

@@ -87,7 +87,8 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Accuracy by rounds, mild and harsh; answers; norms."""
-    drawing, panels = plt.subplots(1, 4, figsize=(PAGE, 2))
+    drawing, grid = plt.subplots(2, 2, figsize=(PAGE, 4.6))
+    panels = grid.ravel()
     for panel, kind in zip(panels, ("mild", "harsh"), strict=False):
         lines(panel, runs, kind, "accuracy")
         panel.set(title=f"{kind}: mean of {len(SEEDS)} seeds", ylabel="accuracy before each step")
@@ -99,7 +100,7 @@ def draw(runs: Runs) -> Drawing:
              "BatchNorm, shuffled": "mild, batch, none", "BatchNorm, sorted": "mild sorted, batch, none"}  # fmt: skip
     for place, arm in enumerate(norms.values()):
         found = late(runs, arm)
-        panels[3].plot(found, place + np.linspace(-0.15, 0.15, len(found)), "o", markersize=4)
+        panels[3].plot(found, place + np.linspace(-0.15, 0.15, len(found)), "o")
     panels[3].set(yticks=range(len(norms)), yticklabels=list(norms), xlim=(0, 1), ylim=(-0.5, 3.5), xlabel="accuracy",
                   title="mild, no adaptation; a mark a seed")  # fmt: skip
     return drawing

@@ -72,7 +72,7 @@ def draw(runs: Runs) -> Drawing:
     drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3), width_ratios=(1.2, 1, 1))
     for place, kind in enumerate(CURRICULA):
         found = by_rounds(runs, kind)[:, 1]
-        panels[0].plot(found, place + np.linspace(-0.2, 0.2, len(SEEDS)), "o", color=f"C{place}", markersize=4)
+        panels[0].plot(found, place + np.linspace(-0.2, 0.2, len(SEEDS)), "o", color=f"C{place}")
         panels[0].plot([found.mean()] * 2, [place - 0.35, place + 0.35], color=f"C{place}")
     panels[0].set(yticks=range(len(CURRICULA)), yticklabels=CURRICULA.values(), xlabel="test accuracy of the student",
                   title="one client: curricula; a mark a seed, their mean")  # fmt: skip

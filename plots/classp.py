@@ -90,7 +90,7 @@ def draw(curves: Curves) -> Drawing:
             mean = np.mean([rows[task] for rows in curves[rule]], axis=0)
             panels[task].plot(curves[rule][0].index, mean, style, color=colour)
         found = ends(curves, rule)
-        panels[2].plot(found[:, 1], found[:, 0], "s" if place > 6 else "o", color=colour, label=rule, markersize=4)
+        panels[2].plot(found[:, 1], found[:, 0], "s" if place > 6 else "o", color=colour, label=rule)
     for task, name in enumerate(("first", "second")):
         panels[task].axvline(30, color="grey", linewidth=0.5)
         panels[task].set(xlabel="rounds", ylabel="test accuracy", title=f"on the {name} task, mean of {SEEDS} seeds")

@@ -76,7 +76,8 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Accuracy and AUC by rounds, and weights in the end."""
-    drawing, panels = plt.subplots(1, 4, figsize=(PAGE, 2))
+    drawing, grid = plt.subplots(2, 2, figsize=(PAGE, 4.6))
+    panels = grid.ravel()
     for place, rule in enumerate(RULES):
         for panel, noise in zip(panels, NOISE, strict=False):
             each = [runs[rule, noise, seed].metrics for seed in SEEDS]
@@ -93,7 +94,7 @@ def draw(runs: Runs) -> Drawing:
     for height, ((place, rule), noise) in enumerate(rows):
         for column, mark in (("noisy_weight", "x"), ("clean_weight", "o")):
             found = told(runs, rule, noise, column)[:, -1]
-            panels[3].plot(found, height + np.linspace(-0.15, 0.15, len(found)), mark, color=f"C{place}", markersize=4)
+            panels[3].plot(found, height + np.linspace(-0.15, 0.15, len(found)), mark, color=f"C{place}")
     panels[3].set(yticks=range(len(rows)), yticklabels=[f"{rule[8:]}, {noise}" for (_, rule), noise in rows],
                   xlim=(0, 1), ylim=(-0.5, len(rows) - 0.5), xlabel="mean weight of noisy (x) and clean (o)",
                   title="in the end; a mark a seed")  # fmt: skip

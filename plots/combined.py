@@ -67,7 +67,7 @@ def draw(runs: Runs) -> Drawing:
     drawing, (ends, curves) = plt.subplots(1, 2, figsize=(PAGE, 2.7))
     for place, rule in enumerate(RULES):
         style = {"color": f"C{place}", "label": rule}
-        ends.plot(last(runs, "reconstruction_error", rule), last(runs, "accuracy", rule), "o", markersize=4, **style)
+        ends.plot(last(runs, "reconstruction_error", rule), last(runs, "accuracy", rule), "o", **style)
         rows = [runs[rule, seed].metrics for seed in SEEDS]
         curves.plot(rows[0].time_s, np.mean([each.accuracy for each in rows], axis=0), **style)
     ends.set(xlabel="mean squared error of pictures", ylabel="test accuracy", title="in the end; a mark a seed")

@@ -124,8 +124,8 @@ def beside(panel: Axes, runs: dict[Key, fedsim.Run]) -> None:
         for kind, shift, fill in (("robust_accuracy", -0.14, True), ("accuracy", 0.14, False)):
             gains = late(runs, method, kind) - late(runs, "FAL", kind)
             looks = {"color": COLOUR[method]} if fill else {"facecolor": "white", "edgecolor": COLOUR[method]}
-            panel.scatter(gains, [row + shift] * SEEDS, s=14, alpha=0.6, **looks)
-            panel.scatter(gains.mean(), row + shift, s=90, marker="D", zorder=3, **looks)
+            panel.scatter(gains, [row + shift] * SEEDS, s=6, alpha=0.6, **looks)
+            panel.scatter(gains.mean(), row + shift, s=30, marker="D", zorder=3, **looks)
     panel.axvline(0, color=COLOUR["FAL"], linewidth=1.5)
     names = [f"{method}\n{seconds(runs, method) / seconds(runs, 'FAL'):.2f} of its time" for method in others]
     panel.set_yticks(range(len(others)), names)

@@ -81,7 +81,8 @@ def judge(losses: Losses) -> None:
 
 def draw(losses: Losses) -> Drawing:
     """A panel for each loss and each alpha."""
-    drawing, panels = plt.subplots(1, 4, figsize=(PAGE, 2))
+    drawing, grid = plt.subplots(2, 2, figsize=(PAGE, 4.2), sharex=True)
+    panels = grid.ravel()
     for panel, (alpha, kind) in zip(panels, product(ALPHAS, SHARES), strict=True):
         for weights in WEIGHTS:
             curves = pd.concat(losses[alpha, weights, kind], axis=1)

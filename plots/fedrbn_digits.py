@@ -70,7 +70,7 @@ def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
         for place, (arm, colour) in enumerate(zip(ARMS, COLOURS, strict=False)):
             values = last(runs, arm, metric)
             panel.barh(place, values.mean(), color=colour, alpha=0.35)
-            panel.scatter(values, np.full(len(SEEDS), place), s=14, color=colour, zorder=3)
+            panel.scatter(values, np.full(len(SEEDS), place), s=6, color=colour, zorder=3)
         panel.set(xlabel=f"test accuracy, {title}; {len(SEEDS)} seeds", xlim=(0, 1), yticks=range(len(ARMS)))
     panels[0].set_yticklabels(ARMS)
     panels[0].invert_yaxis()

@@ -143,7 +143,7 @@ class Figure:
         """Draw, print the verdicts, write them beside the picture, and leave with 1 if one of them is FAIL."""
         self.options.out.mkdir(parents=True, exist_ok=True)
         drawing = draw()
-        drawing.text(0.01, -0.01, fill(self.setting, 150), fontsize=SMALL, color="#555555", va="top")
+        drawing.text(0.01, -0.01, fill(self.setting, 165), fontsize=SMALL, color="#555555", va="top")
         for kind in ("png", "pdf"):
             drawing.savefig(self.options.out / f"{self.stem}.{kind}")
         told = {"title": self.title, "setting": self.setting, "verdicts": [asdict(one) for one in self.verdicts]}

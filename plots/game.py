@@ -65,7 +65,7 @@ def draw(runs: Runs) -> Drawing:
     panels[0].legend(title="interaction's drift")
     for place, (rate, multiplier) in enumerate((rate, multiplier) for rate in RATES for multiplier in MULTIPLIERS):
         values = last(runs, "spread", rate, multiplier)
-        panels[2].plot(np.full(len(values), place), values, "o", color=f"C{-multiplier}", markersize=4)
+        panels[2].plot(np.full(len(values), place), values, "o", color=f"C{-multiplier}")
     panels[2].set(xticks=range(4), xticklabels=[f"{rate}\n{name}" for rate in RATES for name in MULTIPLIERS.values()],
                   ylabel="spread over that of digits", title="in the end; a mark a seed")  # fmt: skip
     return drawing

@@ -101,14 +101,14 @@ def draw(runs: Runs) -> Drawing:
     for place, (kind, (_, steps, _)) in enumerate(KINDS.items()):
         for rate, marker in ((low, "o"), (high, "x")):
             heights = place + np.linspace(-0.2, 0.2, len(SEEDS))
-            panels[0].plot(last(runs, kind, rate), heights, marker, color=f"C{place}", markersize=4)
+            panels[0].plot(last(runs, kind, rate), heights, marker, color=f"C{place}")
         rows = [runs[kind, low, seed].metrics for seed in SEEDS]
         losses = np.mean([row.train_loss for row in rows], axis=0)
         panels[1].plot(rows[0].version * steps, losses, ".-", color=f"C{place}", label=kind, linewidth=0.9)
         rounds = runs[kind, low, SEEDS[0]].metrics.version.iloc[-1]
         far = distance(runs, kind, low)
         where = [rounds * steps * 1.06 ** (place - 2)] * len(far)
-        panels[2].plot(where, far, "o", color=f"C{place}", markersize=4)
+        panels[2].plot(where, far, "o", color=f"C{place}")
     panels[0].set(yticks=range(len(KINDS)), yticklabels=list(KINDS), xlabel="test accuracy", ylim=(5.5, -0.5),
                   title=f"o: rate {low}, x: rate {high}; a mark a seed")  # fmt: skip
     panels[1].set(xlabel="steps of a client", ylabel="training loss", yscale="log", title=f"rate {low}, means")

@@ -82,7 +82,7 @@ def judge(runs: dict[Key, fedsim.Run]) -> None:
 
 def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
     """Quality against size and noise, and the pictures themselves."""
-    drawing = plt.figure(figsize=(PAGE, 2.8))
+    drawing = plt.figure(figsize=(PAGE, 3.6))
     curves, pictures = drawing.subfigures(1, 2, width_ratios=[1, 2.2])
     for panel, kind, values in zip(curves.subplots(2, 1), ("rows", "noise"), (ROWS, NOISES), strict=True):
         for attack in ATTACKS:

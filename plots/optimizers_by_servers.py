@@ -147,7 +147,7 @@ def by_time(run: fedsim.Run, panel: Axes, server: str) -> None:
 def ending(panel: Axes, y: float, values: np.ndarray, optimizer: str, server: str) -> None:
     """A mean and its interval."""
     mean, half = mean_and_half(values.tolist())
-    panel.errorbar(mean, y, xerr=half, fmt=MARKS[server], color=COLOUR[optimizer], markersize=5, elinewidth=1)
+    panel.errorbar(mean, y, xerr=half, fmt=MARKS[server], color=COLOUR[optimizer], elinewidth=1)
 
 
 def memory(panel: Axes, y: float, kilobytes: float, colour: str) -> None:

@@ -72,7 +72,7 @@ def draw(runs: Runs) -> Drawing:
     drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3))
     for place, o in enumerate(ARMS):
         error, variance = (last(runs, column, o) for column in INDICATORS)
-        panels[0].plot(error, variance, "o", color=f"C{place}", label=f"o = {o}", markersize=4)
+        panels[0].plot(error, variance, "o", color=f"C{place}", label=f"o = {o}")
         panels[2].plot(last(runs, "accuracy", o), place + np.linspace(-0.2, 0.2, len(SEEDS)), "o", color=f"C{place}")
         for seed in SEEDS:
             rows = runs[o, seed].metrics

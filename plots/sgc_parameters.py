@@ -112,7 +112,9 @@ def draw(
     by_region: dict[str, pd.DataFrame],
 ) -> Drawing:  # fmt: skip
     """Time against load; all candidates; loads against their bound; savings by the price of work and by recording."""
-    drawing, panels = plt.subplots(1, 5, figsize=(PAGE, 1.9))
+    drawing, grid = plt.subplots(2, 3, figsize=(PAGE, 4.6))
+    *panels, rest = grid.ravel()
+    rest.axis("off")
     draw_fit(panels[0], fitted)
     for name, own in candidates.groupby("name"):
         panels[1].scatter(own.load, own.seconds, s=4, color=COLOURS[str(name)], label=NAMES[str(name)], linewidths=0)
@@ -138,7 +140,7 @@ def draw_fit(panel: Axes, fitted: Sequence[Tuned]) -> None:
     for place, (day, (said, _)) in enumerate(zip(("14 Sep", "15 Sep"), fitted, strict=True)):
         loads, means = measured(said)
         line = means.mean() + said["slope_s"] * (loads - loads.mean())
-        panel.plot(loads, means, "o", color=f"C{place}", markersize=4)
+        panel.plot(loads, means, "o", color=f"C{place}")
         panel.plot(loads, line, color=f"C{place}", label=f"{day}: slope {said['slope_s']:.3f} s")
     panel.set(xlabel="load", ylabel="mean seconds of a worker", title="recorded, batch 2048")
     panel.legend()

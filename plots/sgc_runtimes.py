@@ -102,7 +102,8 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Jobs against time on recorded stragglers, and total times on all three."""
-    drawing, (curves, *bars) = plt.subplots(1, 4, figsize=(PAGE, 2), width_ratios=[1.6, 1, 1, 1])
+    drawing = plt.figure(figsize=(PAGE, 4.8))
+    curves, *bars = drawing.subplot_mosaic(["aaa", "bcd"]).values()
     for place, arm in enumerate(("uncoded", "GC, chosen", "SR-SGC, chosen", "M-SGC, chosen")):
         for number, rows in enumerate(runs["recorded"][arm]):
             curves.plot(rows.time_s, rows.version, color=f"C{place}", linewidth=0.8, label=None if number else arm)
@@ -115,7 +116,7 @@ def draw(runs: Runs) -> Drawing:
         panel.barh(list(ARMS), means, xerr=spreads, color=[colours[code] for code in ARMS.values()], height=0.7)
         panel.invert_yaxis()
         panel.set(title=f"stragglers: {source}", xlabel="seconds for 480 gradients")
-        panel.tick_params(axis="y", labelsize=7, labelleft=panel is bars[0])
+        panel.tick_params(axis="y", labelleft=panel is bars[0])
     return drawing
 
 

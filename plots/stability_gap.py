@@ -175,7 +175,7 @@ def inside(panel: Axes, runs: Runs) -> None:
     for version, row in enumerate(mean):
         panel.plot(version * steps[-1] + steps, row, color="C0", linewidth=0.9,
                    label=None if version else "clients, step by step")  # fmt: skip
-    panel.plot(np.arange(len(mean)) * steps[-1], mean[:, 0], "o", color="C1", markersize=4, label="the server's models")
+    panel.plot(np.arange(len(mean)) * steps[-1], mean[:, 0], "o", color="C1", label="the server's models")
     panel.set(xlabel="local steps of each client", ylabel="mean accuracy over classes",
               title="unlike labels: models part in every round")  # fmt: skip
     panel.legend()

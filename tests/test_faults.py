@@ -17,6 +17,7 @@ from fedsim.conduct import foresee
 from fedsim.errors import ScenarioError
 from fedsim.faults import FAULTS, Partition
 from fedsim.network import Degraded
+from fedsim.peers import PEERS
 from fedsim.rng import chance
 
 CALM = {"fleet": {"clients": 8, "devices": {"constant": {"per_example": "100 ms"}}}}
@@ -229,6 +230,32 @@ def test_what_will_happen_is_foreseen(tmp_path) -> None:
 @pytest.mark.parametrize("name", ["degrade", "partition", "skew"])
 def test_links_and_clocks_go_wrong_for_all(tmp_path, name, base) -> None:
     assert run(tmp_path / "run", base | {"faults": [KINDS[name]]}).finished
+
+
+@pytest.mark.parametrize("peers", sorted(set(PEERS) - {"local"}))
+def test_letters_of_every_peer_may_come_late_and_again(tmp_path, peers, monkeypatch) -> None:
+    """Whatever the algorithm: all rounds end, what is heard is heard once, and a run is taken up in the middle."""
+    late, twice = {"delay": {"chance": 0.3, "by": "40 s"}}, {"duplicate": {"chance": 0.5, "times": 2}}
+    base = among_peers(peers, faults=[late, twice], until={"versions": 4})
+    with watched():
+        found, turns = whole(tmp_path / "run", base, monkeypatch)
+    calm = run(tmp_path / "calm", among_peers(peers, until={"versions": 4}))
+    assert found.finished
+    assert found.metrics.version.iloc[-1] == 4
+    sent, again = (found.trace[found.trace.kind == kind] for kind in ("arrive", "unasked"))
+    assert len(again) > 0.5 * len(sent)
+    assert found.metrics.bytes_up.iloc[-1] == sent.nbytes.sum() + again.nbytes.sum()
+    assert found.metrics.time_s.iloc[-1] > calm.metrics.time_s.iloc[-1]
+    assert outcome(resumed(tmp_path / "again", base, some(turns, 2, peers, "late"), monkeypatch)) == outcome(found)
+
+
+def test_copies_of_letters_change_nothing_that_peers_learn_where_links_are_free(tmp_path) -> None:
+    """Rounds of gossip hear the same, however often it is said."""
+    free = {"network": {"ring": {"capacity": "unlimited", "latency": "10 ms"}}, "fleet": CALM["fleet"]}
+    alone, often = (run(tmp_path / name, among_peers("dpsgd", faults=faults, **free))
+                    for name, faults in (("alone", []), ("often", [KINDS["duplicate"]])))  # fmt: skip
+    assert "unasked" in set(often.trace.kind)
+    assert often.receipt["digests"]["model.safetensors"] == alone.receipt["digests"]["model.safetensors"]
 
 
 REFUSED = {

@@ -22,7 +22,7 @@ import fedsim
 from fedsim import cluster, experiment, scenario, sweeping
 from fedsim.axes import override
 from fedsim.errors import ExtraMissing, ScenarioError, TrainingFailed
-from fedsim.executors.remote import Crew, Remote
+from fedsim.executors.remote import CALLS, Crew, Remote
 from fedsim.trace import Trace
 
 ray_is_here = pytest.mark.skipif(cluster.find_spec("ray") is None, reason="Ray is not installed (extra `ray`)")
@@ -123,6 +123,31 @@ def test_a_vector_travels_once_and_is_dropped_with_its_last_owner(ray, tmp_path,
 
 @ray_is_here
 @pytest.mark.ray
+@pytest.mark.parametrize("aggregator", ["fedavg", "fedbuff"])
+def test_workers_go_on_while_results_are_read(ray, aggregator) -> None:
+    """When one is read, the next ones are under way, in the order of need; nobody is trained twice or for nothing."""
+    [arm] = scenario.read({**SMALL, **CNN, "executor": remote(), "until": {"versions": 3}, "aggregator": aggregator})
+    simulation = experiment.assemble(arm).simulation(Trace())
+    executor: Any = simulation.world.executor
+    once, flying, landed = executor.crew.land, [], []
+
+    def land(task: Any) -> Any:
+        flying.append(len(executor.crew.flights))
+        landed.append((task.client, task.version, task.ordinal))
+        return once(task)
+
+    executor.crew.land = land
+    simulation.run()
+    assert CALLS * 2 <= max(flying) <= 2 * CALLS * 2
+    assert sorted(flying)[len(flying) // 2] > 2
+    assert len(set(landed)) == len(landed) == executor.trained
+    del simulation
+    gc.collect()
+    assert not executor.crew.flights
+
+
+@ray_is_here
+@pytest.mark.ray
 def test_memory_is_flat_over_500_rounds(ray) -> None:
     many = {
         **SMALL,
@@ -202,8 +227,8 @@ def lose_a_machine(out: Path) -> None:
     cluster.connect(str(nodes.address))
     calls, once = [], Crew.call
 
-    def call(self: Crew, tasks: Any) -> Any:
-        calls.append(once(self, tasks))
+    def call(self: Crew, worker: Any, tasks: Any) -> Any:
+        calls.append(once(self, worker, tasks))
         if len(calls) == 20:  # some of these are under way
             nodes.remove_node(other, allow_graceful=False)
         return calls[-1]

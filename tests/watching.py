@@ -17,7 +17,7 @@ from fedsim.experiment import Experiment
 from fedsim.repeating import Federated
 from fedsim.server import ServerSimulation
 from fedsim.swarm import Swarm
-from fedsim.trace import ARRIVE, KINDS, LOST, START, TRAIN, UPLOAD, Trace
+from fedsim.trace import ARRIVE, KINDS, LOST, START, TRAIN, UNASKED, UPLOAD, Trace
 from fedsim.work import Letter, Update
 
 
@@ -84,6 +84,8 @@ class Watcher:
 
     def posted(self, kind: int, sender: int, peer: int, said: str) -> None:
         """A message is sent, or heard after it was."""
+        if kind == UNASKED:  # it was read before
+            return
         self.letters[sender, peer] += 1 if kind == UPLOAD else -1
         assert self.letters[sender, peer] >= 0, said
 

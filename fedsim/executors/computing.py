@@ -23,7 +23,7 @@ def compute(train: Train, company: Sequence[Deferred]) -> list[Deferred]:
     """
     waiting = computed = _with_forerunners(company)
     while waiting:
-        _wave(train, [deferred for deferred in waiting if deferred.after is None or deferred.after.maker is None])
+        _wave(train, [deferred for deferred in waiting if ready(deferred)])
         waiting = [deferred for deferred in waiting if deferred.value is None]
     return computed
 
@@ -40,10 +40,16 @@ def _with_forerunners(company: Sequence[Deferred]) -> list[Deferred]:
     return found
 
 
+def ready(deferred: Deferred) -> bool:
+    """Whether what a task goes on from is there; then the task has it."""
+    if deferred.after is None or deferred.after.maker is not None:
+        return deferred.after is None
+    if deferred.task.kept is not deferred.after.state:
+        deferred.task = replace(deferred.task, kept=deferred.after.state)
+    return True
+
+
 def _wave(train: Train, company: Sequence[Deferred]) -> None:
-    for deferred in company:
-        if deferred.after is not None:
-            deferred.task = replace(deferred.task, kept=deferred.after.state)
     try:
         results = train([deferred.task for deferred in company])
     except Exception as cause:

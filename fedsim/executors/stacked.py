@@ -58,9 +58,9 @@ class Stacked:
         self.trained += len(computed)
 
     def company(self) -> list[Deferred]:
-        """Who else may come along, in the order of need."""
+        """Who else may come along, in the order of need: those who have arrived in client order, as steps read them."""
         if self.batch == 1:
             return []
         able = [deferred for deferred in self.pending if self.ahead or deferred.arrived]
-        able.sort(key=lambda deferred: (deferred.due, deferred.task.client))
+        able.sort(key=lambda each: (not each.arrived, 0 if each.arrived else each.due, each.task.client))
         return able[: self.batch - 1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -13,8 +13,12 @@ from fedsim.units import Duration
 
 @dataclass(frozen=True, kw_only=True)
 class Delay(OfWork):
-    """Answers are held up for `by` before they travel: with a chance below 1 later ones overtake them (reordering)."""
+    """Answers, and peers' messages, are held up for `by` before they travel.
 
+    With a chance below 1 later ones overtake them, which is reordering.
+    """
+
+    on_the_way: ClassVar[bool] = True
     by: Annotated[Duration, Field(gt=0)]
 
     def delay(self, asked: Asked, draw: Draw) -> int:

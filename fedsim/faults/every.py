@@ -48,13 +48,14 @@ class Faults:
         for place, fault in enumerate(self.members):
             yield fault, partial(chance, self.seed, "fault", place)
 
-    def refuse(self, arm: Arm, who: str) -> None:
-        """ScenarioError if they are about more than links and clocks, which `who` does not bear."""
+    def refuse(self, arm: Arm, who: str, on_the_way: bool = False) -> None:
+        """ScenarioError if they are about more than links and clocks (and messages on the way) that `who` bears."""
         for place, fault in enumerate(self.members):
-            if not fault.anywhere:
+            if not (fault.anywhere or (on_the_way and fault.on_the_way)):
                 name = arm.keys.faults[place].name
+                borne = "skew, degrade, partition, delay and duplicate" if on_the_way else "skew, degrade and partition"
                 raise ScenarioError(f"{arm.place(('faults', place))}: faults.{place}: {name} befalls clients of one "
-                                    f"server; {who} bear skew, degrade and partition alone")  # fmt: skip
+                                    f"server; {who} bear {borne} alone")  # fmt: skip
 
     @property
     def silencing(self) -> bool:

@@ -29,7 +29,7 @@ Times = Annotated[tuple[Duration, ...], Field(min_length=1)]
 
 @dataclass(frozen=True)
 class Asked:
-    """What a client was asked for, for the n-th time, and how far it has come."""
+    """What a client was asked for, for the n-th time, or a peer's n-th message, and how far it has come."""
 
     client: int
     number: int
@@ -42,6 +42,8 @@ class Fault:
 
     anywhere: ClassVar[bool] = False
     """Whether it is about links and clocks alone, so that peers, codes, edges and rounds under masks bear it too."""
+    on_the_way: ClassVar[bool] = False
+    """Whether it is about messages that come nevertheless, as they were sent, so that peers bear it too."""
     silencing: ClassVar[bool] = False
     """Whether somebody who is asked may never answer."""
 

@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from fedsim.card import Card
 
 NOTE = (
-    "Devices were fitted to the tasks of the first half of these runs; replicas of each run on them foretold the "
-    "second half. Error: the median over rounds of |foretold - recorded| / recorded; in 90 %: the share of rounds "
-    "within the foretold interval."
+    "Devices were fitted to the tasks of the first half of these runs, and how late they were to each run's own; "
+    "replicas of each run on them foretold the second half. A round is as many tasks as are under way at once. Error: "
+    "the median over rounds of |foretold - recorded| / recorded; in 90 %: the share of rounds within the foretold "
+    "interval."
 )
 
 
@@ -23,9 +24,9 @@ def sim_to_real(card: Card) -> Section:
     facts = [("error of rounds' times", f"{card.error:.1%}"), ("ranking: Kendall's tau", ranking),
              ("runs", str(len(card.lines))), ("replicas of each", str(card.replicas))]  # fmt: skip
     target = "" if card.target is None else f" to accuracy {card.target:.3g}"
-    columns = [Column("run"), Column("rounds", "whole"), Column("error", "number"), Column("in 90 %", "number"),
+    columns = [Column("run"), Column("rounds", "whole"), Column("error", "right"), Column("in 90 %", "right"),
                Column(f"time{target}: recorded", "time"), Column("simulated", "time")]  # fmt: skip
-    rows = [[line.name, line.rounds, line.error, line.coverage,
+    rows = [[line.name, line.rounds, f"{line.error:.1%}", f"{line.coverage:.0%}",
              *(each if isfinite(each) else None for each in (line.recorded, line.simulated))]
             for line in card.lines]  # fmt: skip
     return Section("Sim to real", _times(card, f"time{target}"), [Table(columns, rows)], NOTE, facts=facts)
