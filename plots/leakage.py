@@ -100,9 +100,9 @@ def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
         values = ROWS if kind == "rows" else NOISES
         for panel in grid[row]:
             panel.axis("off")
-        show(grid[row][0], runs[kind, values[0], attack, 0].reconstructions["true"], f"true; {attack}:")
+        show(grid[row][0], runs[kind, values[0], attack, 0].reconstructions["true"], f"{attack}:\ntrue")
         for panel, value in zip(grid[row][1:], values, strict=False):
-            what = f"b = {value:.0f}" if kind == "rows" else f"sigma {value:g}"
+            what = f"b\n{value:.0f}" if kind == "rows" else f"sigma\n{value:g}"
             show(panel, runs[kind, value, attack, 0].reconstructions["found"], what)
     return drawing
 
