@@ -103,7 +103,7 @@ def judge(runs: Runs) -> None:
 def draw(runs: Runs) -> Drawing:
     """Jobs against time on recorded stragglers, and total times on all three."""
     drawing = plt.figure(figsize=(PAGE, 4.8))
-    curves, *bars = drawing.subplot_mosaic(["aaa", "bcd"]).values()
+    curves, *bars = drawing.subplot_mosaic("aaa;bcd").values()
     for place, arm in enumerate(("uncoded", "GC, chosen", "SR-SGC, chosen", "M-SGC, chosen")):
         for number, rows in enumerate(runs["recorded"][arm]):
             curves.plot(rows.time_s, rows.version, color=f"C{place}", linewidth=0.8, label=None if number else arm)
@@ -112,7 +112,7 @@ def draw(runs: Runs) -> Drawing:
     colours = {None: "C0", "gc": "C1", "srsgc": "C2", "msgc": "C3"}
     for panel, (source, found) in zip(bars, runs.items(), strict=True):
         means = [seconds(found[arm]).mean() for arm in ARMS]
-        spreads = [seconds(found[arm]).std(ddof=1) for arm in ARMS]
+        spreads = [seconds(found[arm]).std(ddof=min(1, len(found[arm]) - 1)) for arm in ARMS]
         panel.barh(list(ARMS), means, xerr=spreads, color=[colours[code] for code in ARMS.values()], height=0.7)
         panel.invert_yaxis()
         panel.set(title=f"stragglers: {source}", xlabel="seconds for 480 gradients")
