@@ -53,8 +53,10 @@ def traceable() -> Iterator[Callable[[], list[str]]]:
 
 
 def command(*arguments: object) -> subprocess.Popen[str]:
+    """It hears Ctrl-C, even if these tests do not, as in a shell's background."""
     return subprocess.Popen([sys.executable, "-m", "fedsim", *map(str, arguments)], text=True, cwd=ROOT,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # fmt: skip
 
 
 def small(base: dict, clients: int) -> dict:
