@@ -249,6 +249,16 @@ def test_letters_of_every_peer_may_come_late_and_again(tmp_path, peers, monkeypa
     assert outcome(resumed(tmp_path / "again", base, some(turns, 2, peers, "late"), monkeypatch)) == outcome(found)
 
 
+def test_a_letter_is_held_up_for_as_long_as_is_said(tmp_path) -> None:
+    late = {"delay": {"clients": [3], "chance": 1.0, "by": "7 s"}}
+    took = {}
+    for name, faults in (("calm", []), ("late", [late])):
+        rows = run(tmp_path / name, among_peers("dpsgd", faults=faults)).trace
+        own = rows[(rows.client == 3) & (rows.peer >= 0)]
+        took[name] = own.time[own.kind == "arrive"].iloc[0] - own.time[own.kind == "upload"].iloc[0]
+    assert took["late"] == took["calm"] + 7_000_000
+
+
 def test_copies_of_letters_change_nothing_that_peers_learn_where_links_are_free(tmp_path) -> None:
     """Rounds of gossip hear the same, however often it is said."""
     free = {"network": {"ring": {"capacity": "unlimited", "latency": "10 ms"}}, "fleet": CALM["fleet"]}

@@ -74,24 +74,29 @@ class Flight:
     def start(self) -> None:
         """Where least is to be done."""
         self.worker = min(self.crew.workers, key=lambda worker: len(worker.flights))
+        self.process = self.worker.process
         self.worker.flights.add(self)
         self.answer = self.crew.call(self.worker, self.tasks)
 
     @cached_property
     def landed(self) -> list[tuple[Any, LocalResult]]:
         """What has come of them, waited for; raises what training raises."""
-        exceptions = self.crew.ray.exceptions
         for _ in range(RETRIES):
             try:
-                return self.crew.ray.get(self.answer)
-            except exceptions.RayTaskError as error:
-                raise error.cause from None
-            except exceptions.RayActorError:
-                self.worker.replace()
+                return self.wait()
+            except self.crew.ray.exceptions.RayActorError:
+                self.worker.replace(self.process)
                 self.start()
-            finally:
-                self.worker.flights.discard(self)
-        return self.crew.ray.get(self.answer)
+        return self.wait()
+
+    def wait(self) -> list[tuple[Any, LocalResult]]:
+        """The answer of the worker that has them; RayActorError if it is lost."""
+        try:
+            return self.crew.ray.get(self.answer)
+        except self.crew.ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+        finally:
+            self.worker.flights.discard(self)
 
 
 class Crew:
@@ -175,11 +180,12 @@ class Worker:
     """What it has to do."""
 
     def __post_init__(self) -> None:
-        self.replace()
+        self.replace(None)
 
-    def replace(self) -> None:
-        """By another, wherever there is room: this one is lost, or was never there."""
-        self.process = self.hire()
+    def replace(self, lost: Any) -> None:
+        """By another, wherever there is room, if it is still the one that is lost (None: there was none yet)."""
+        if self.process is lost:
+            self.process = self.hire()
 
 
 WORKERS: dict[str, list[Worker]] = {}
