@@ -11,6 +11,7 @@ from torch import nn
 from fedsim.data import Dataset
 from fedsim.errors import ScenarioError
 from fedsim.exams import Exam
+from fedsim.gradients.along import recurrent
 from fedsim.models.gan import Gan
 from fedsim.models.normalisation import norms
 from fedsim.objectives import FedRBN, Odice, Players, Tent
@@ -223,17 +224,24 @@ def refuse_beside(arm: Arm, answers: Answers) -> None:
     refuse_unusual(arm, "clients of this aggregator take no local steps")
 
 
-def refuse_far(arm: Arm) -> None:
-    """ScenarioError where what trains changes while a run goes on, so that workers elsewhere would not know."""
+def refuse_far(arm: Arm, model: nn.Module) -> None:
+    """ScenarioError where what trains changes while a run goes on, so that workers elsewhere would not know; or where
+    workers that are threads would get in each other's way."""
     if arm.keys.executor.name != "remote":
         return
     keys, learns = arm.keys.wire, "what this learns on the way stays with whoever trains"
+    local, threads = arm.keys.local, arm.keys.executor.arguments.address is None
+    plain = local.control is None and local.objective is None and local.source.name == "backpropagation"
     faults = {
         ("coding",): arm.keys.coding and "a code's jobs are one gradient each, and looked up here",
         ("local", "growth"): arm.keys.local.growth and learns,
         ("eavesdrop",): arm.keys.eavesdrop and learns,
         ("wire", "clip"): keys and keys.clip and keys.clip.name == "adaptive" and learns,
         ("wire", "up"): keys and keys.up == "scores" and learns,
+        ("local",): threads
+        and not plain
+        and recurrent(model)
+        and "for derivatives of recurrent layers torch is switched over, in all threads alike",
     }
     for path, why in faults.items():
         if why:

@@ -112,7 +112,7 @@ GIVEN = {
     "source": ("classes", "parts", "optimizer"),
     "schedule": ("versions", "optimizer"),
     "control": ("optimizer",),
-    "executor": ("train", "worth", "row_bytes", "synchronous", "nothing"),
+    "executor": ("train", "twin", "worth", "row_bytes", "synchronous", "nothing"),
 }
 """Arguments of constructors that come from the run and not from the file."""
 

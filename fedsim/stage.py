@@ -32,6 +32,7 @@ from fedsim.server import ServerSimulation
 from fedsim.simulation import Simulation
 from fedsim.swarm import Swarm
 from fedsim.trace import Trace
+from fedsim.twin import twin
 from fedsim.units import SECOND
 from fedsim.wire.masked import Masked
 from fedsim.wiring import Wire, refuse_wire
@@ -281,10 +282,11 @@ class Stage:
     ) -> Simulation:
         """The same, with an executor that makes results so; `keeps`: from what a client's last one has left."""
         experiment = self.experiment
-        refuse_far(experiment.arm)
+        refuse_far(experiment.arm, experiment.trainer.model)
         nothing = torch.zeros(0)
         executor = Null(LocalResult(nothing, 0.0, extra=nothing)) if self.timing_only else experiment.arm.build(
-            {"train": train, "worth": experiment.trainer.cohort, "row_bytes": 4 * experiment.layout.size,
+            {"train": train, "twin": partial(twin, train, (experiment.trainer.x, experiment.trainer.y)),
+             "worth": experiment.trainer.cohort, "row_bytes": 4 * experiment.layout.size,
              "synchronous": synchronous}, "executor")  # fmt: skip
         return Simulation(experiment.fleet, experiment.graph, executor, self.trace, keeps or experiment.trainer.goes_on,
                           experiment.hostility.stalling, self.faults)  # fmt: skip

@@ -20,7 +20,7 @@ from fedsim.cluster import connect, need_ray
 from fedsim.conduct import Finished, conduct
 from fedsim.data import Dataset
 from fedsim.errors import Interrupted, RunFailed, ScenarioError
-from fedsim.executors.remote import RETRIES
+from fedsim.executors.machines import RETRIES
 from fedsim.experiment import assemble
 from fedsim.folder import COMPARISON, RunFolder
 from fedsim.results import Run, load

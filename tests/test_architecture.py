@@ -70,6 +70,7 @@ TIME = [
 ]
 NUMBERS = [
     "training",
+    "twin",
     "stack",
     "coding",
     "encoder",

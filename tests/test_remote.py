@@ -1,4 +1,4 @@
-"""Training on a Ray cluster: the same to the bit, on loopback alone, and nothing stays behind."""
+"""Training on threads and on a Ray cluster: the same to the bit, on loopback alone, and nothing stays behind."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ import fedsim
 from fedsim import cluster, experiment, scenario, sweeping
 from fedsim.axes import override
 from fedsim.errors import ExtraMissing, ScenarioError, TrainingFailed
-from fedsim.executors.remote import CALLS, Crew, Remote
+from fedsim.executors.machines import Machines
+from fedsim.executors.remote import CALLS, Remote
 from fedsim.trace import Trace
 
 ray_is_here = pytest.mark.skipif(cluster.find_spec("ray") is None, reason="Ray is not installed (extra `ray`)")
@@ -46,37 +47,40 @@ def ray() -> Iterator[Any]:
     connected.shutdown()
 
 
+@pytest.fixture(params=["threads", pytest.param("processes", marks=[ray_is_here, pytest.mark.ray])])
+def crew(request) -> dict[str, Any]:
+    """An executor whose two workers are here, or beside us."""
+    if request.param == "threads":
+        return {"remote": {"workers": 2}}
+    request.getfixturevalue("ray")
+    return remote()
+
+
 def run(out: Path, executor: Any, **changes: Any) -> fedsim.Run:
     return fedsim.run({**SMALL, **changes, "executor": executor}, out=out, picture=False)
 
 
 def remote(**arguments: Any) -> dict[str, Any]:
-    return {"remote": {"workers": 2, **arguments}}
+    return {"remote": {"address": "local", "workers": 2, **arguments}}
 
 
-@ray_is_here
-@pytest.mark.ray
 @pytest.mark.parametrize("way", WAYS)
-def test_it_is_the_same_to_the_bit(ray, tmp_path, way) -> None:
-    here, there = (run(tmp_path, executor, **WAYS[way]) for executor in ("inline", remote()))
+def test_it_is_the_same_to_the_bit(crew, tmp_path, way) -> None:
+    here, there = (run(tmp_path, executor, **WAYS[way]) for executor in ("inline", crew))
     assert digests(here) == digests(there)
 
 
-@ray_is_here
-@pytest.mark.ray
-def test_peers_and_edges_train_there_too(ray, tmp_path) -> None:
+def test_peers_and_edges_train_there_too(crew, tmp_path) -> None:
     peers = {"aggregator": None, "peers": "gossip", "network": "ring", "fleet": {"clients": 4, "devices": "fedscale"}}
     edges = {"network": "tree", "edges": {"rounds": 2, "aggregator": "fedavg"}}
     for way in (peers, edges):
-        here, there = (run(tmp_path, executor, **way, until={"versions": 3}) for executor in ("inline", remote()))
+        here, there = (run(tmp_path, executor, **way, until={"versions": 3}) for executor in ("inline", crew))
         assert digests(here) == digests(there)
 
 
-@ray_is_here
-@pytest.mark.ray
-def test_it_fails_as_it_does_here(ray, tmp_path) -> None:
+def test_it_fails_as_it_does_here(crew, tmp_path) -> None:
     said = []
-    for executor in ("inline", remote()):
+    for executor in ("inline", crew):
         for change in ({"optimizer": {"sgd": {"lr": 1e30}}}, {"optimizer": {"test_remote:Broken": {"lr": 0.1}}}):
             with pytest.raises(TrainingFailed) as failure:
                 run(tmp_path, executor, local={**SMALL["local"], **change}, aggregator="async_fedavg")
@@ -99,14 +103,14 @@ class Broken(torch.optim.SGD):
 def test_a_vector_travels_once_and_is_dropped_with_its_last_owner(ray, tmp_path, monkeypatch) -> None:
     sent, held = [], []
 
-    def put(self: Crew, vector: Any, once=Crew.put) -> Any:
+    def put(self: Machines, vector: Any, once=Machines.put) -> Any:
         known = len(self.vectors)
         found = once(self, vector)
         sent.append(len(self.vectors) - known)
         held.append(len(self.vectors))
         return found
 
-    monkeypatch.setattr(Crew, "put", put)
+    monkeypatch.setattr(Machines, "put", put)
     [arm] = scenario.read({**SMALL, "executor": remote(), "aggregator": {"fedavg": {"cohort": 6}}})
     simulation = experiment.assemble(arm).simulation(Trace())
     simulation.run()
@@ -115,18 +119,16 @@ def test_a_vector_travels_once_and_is_dropped_with_its_last_owner(ray, tmp_path,
     assert sum(sent) == 6, "once a version"
     assert len(sent) > 6
     assert max(held) <= 2
-    crew = executor.crew
+    crew: Any = executor.crew
     del simulation, executor
     gc.collect()
     assert crew.vectors == {}
 
 
-@ray_is_here
-@pytest.mark.ray
 @pytest.mark.parametrize("aggregator", ["fedavg", "fedbuff"])
-def test_workers_go_on_while_results_are_read(ray, aggregator) -> None:
+def test_workers_go_on_while_results_are_read(crew, aggregator) -> None:
     """When one is read, the next ones are under way, in the order of need; nobody is trained twice or for nothing."""
-    [arm] = scenario.read({**SMALL, **CNN, "executor": remote(), "until": {"versions": 3}, "aggregator": aggregator})
+    [arm] = scenario.read({**SMALL, **CNN, "executor": crew, "until": {"versions": 3}, "aggregator": aggregator})
     simulation = experiment.assemble(arm).simulation(Trace())
     executor: Any = simulation.world.executor
     once, flying, landed = executor.crew.land, [], []
@@ -146,13 +148,11 @@ def test_workers_go_on_while_results_are_read(ray, aggregator) -> None:
     assert not executor.crew.flights
 
 
-@ray_is_here
-@pytest.mark.ray
-def test_memory_is_flat_over_500_rounds(ray) -> None:
+def test_memory_is_flat_over_500_rounds(crew) -> None:
     many = {
         **SMALL,
         "until": {"versions": 500},
-        "executor": remote(),
+        "executor": crew,
         "model": "logistic",
         "evaluate": {"every": "10 h"},
     }
@@ -184,13 +184,11 @@ def test_a_sweep_on_a_cluster_is_the_sweep(ray, tmp_path) -> None:
         assert digests(one) == digests(fedsim.run(one.scenario, out=tmp_path, picture=False))
 
 
-@ray_is_here
-@pytest.mark.ray
 @pytest.mark.parametrize("way", ["failure", "interrupt"])
-def test_nothing_stays_behind(tmp_path, way) -> None:
+def test_nothing_stays_behind(crew, tmp_path, way) -> None:
     mark = f"FEDSIM_TEST_{os.getpid()}_{way}"
     changes = {"failure": ["local.optimizer.sgd.lr=1e30"], "interrupt": ["until.versions=100000"]}[way]
-    (file := tmp_path / "small.yaml").write_text(json.dumps({**SMALL, "executor": remote()}))
+    (file := tmp_path / "small.yaml").write_text(json.dumps({**SMALL, "executor": crew}))
     words = [sys.executable, "-m", "fedsim", "run", str(file), *changes, "--out", str(tmp_path)]
     running = subprocess.Popen(
         words, env={**os.environ, mark: "1", "TMPDIR": "/tmp"}, stderr=subprocess.PIPE, text=True
@@ -225,15 +223,15 @@ def lose_a_machine(out: Path) -> None:
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     other = nodes.add_node(num_cpus=1)
     cluster.connect(str(nodes.address))
-    calls, once = [], Crew.call
+    calls, once = [], Machines.call
 
-    def call(self: Crew, worker: Any, tasks: Any) -> Any:
+    def call(self: Machines, worker: Any, tasks: Any) -> Any:
         calls.append(once(self, worker, tasks))
         if len(calls) == 20:  # some of these are under way
             nodes.remove_node(other, allow_graceful=False)
         return calls[-1]
 
-    Crew.call = call
+    Machines.call = call
     before = len(nodes.list_all_nodes())
     executor = {"remote": {"address": str(nodes.address)}}
     found = fedsim.run({**SMALL, **CNN, "executor": executor}, out=out, picture=False)
@@ -260,7 +258,7 @@ def test_without_ray_it_is_an_extra_that_is_missing(monkeypatch) -> None:
 )  # fmt: skip
 def test_what_learns_on_the_way_is_refused(change, said) -> None:
     with pytest.raises(ScenarioError, match=said):
-        experiment.assemble(scenario.read({**SMALL, "executor": remote(), **change})[0])
+        experiment.assemble(scenario.read({**SMALL, "executor": {"remote": {"workers": 2}}, **change})[0])
 
 
 def until(there: Any) -> None:

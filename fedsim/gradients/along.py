@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from threading import RLock
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, jvp
+from torch.func import grad
+from torch.func import jvp as torchs_jvp
 
 Named = Mapping[str, Tensor]
 
 LIBRARIES: tuple[Any, ...] = torch.backends.mkldnn, torch.backends.cudnn
+
+
+FORWARD = RLock()
+"""Torch counts how deep forward mode is nested in a process, not in a thread."""
 
 
 def recurrent(module: nn.Module) -> bool:
@@ -32,6 +38,12 @@ def by_torchs_own_kernels(module: nn.Module, libraries: Sequence[Any] = LIBRARIE
     finally:
         for library, enabled in zip(libraries, before, strict=True):
             library.enabled = enabled
+
+
+def jvp(function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Any:
+    """Torch's, of one thread after another."""
+    with FORWARD:
+        return torchs_jvp(function, primals, tangents)
 
 
 def change_along(function: Callable[[dict[str, Tensor]], Tensor], params: Named, direction: Named) -> Tensor:

@@ -17,8 +17,8 @@ from itertools import pairwise
 import torch
 from fedsim_kernels.stacked_layer import stacked_layer
 from torch import Tensor, nn
-from torch.func import jvp
 
+from fedsim.gradients.along import jvp
 from fedsim.losses import Loss, loss_of
 
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # read by MKL at its first product

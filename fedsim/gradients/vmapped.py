@@ -16,7 +16,6 @@ class Vmapped:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
-        self.each_scores = vmap(self._scores)
 
     def __call__(
         self, params: Mapping[str, Tensor], x: Tensor, y: Tensor, loss: Loss | None = None, offset: Tensor | None = None
@@ -42,7 +41,7 @@ class Vmapped:
 
     def scores(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """See `Gradients`."""
-        return self.each_scores(dict(params), x)
+        return vmap(self._scores)(dict(params), x)
 
     def jvp(self, params: Mapping[str, Tensor], x: Tensor, direction: Mapping[str, Tensor]) -> Tensor:
         """See `Gradients`."""
