@@ -76,19 +76,28 @@ def ceiling(workers: int, rounds: int, repeats: int) -> list[float]:
 
 
 def main() -> None:
-    """The README's line."""
+    """The README's line, for threads and for processes."""
     rounds, repeats = (int(word) for word in (*sys.argv[1:], "3", "5")[:2])
     workers = os.cpu_count() or 1
-    here, there = inline(rounds), experiment({"remote": {"workers": workers}}, rounds)
-    timed(there)  # starts the workers
-    pairs = [(timed(here), timed(there)) for _ in range(repeats)]
-    ratios = [one[0] / other[0] for one, other in pairs]
-    same = all(torch.equal(one[1], other[1]) for one, other in pairs)
-    most = ceiling(workers, rounds, repeats)
-    print(f"{here.layout.size:,} parameters, {rounds} rounds: inline {median(p[0][0] for p in pairs):.2f} s, "
-          f"remote on {workers} cores {median(p[1][0] for p in pairs):.2f} s; {median(ratios):.2f}x "
-          f"({min(ratios):.2f}-{max(ratios):.2f}); {'the same to the bit' if same else 'NOT THE SAME'}; "
-          f"ceiling {median(most):.2f}x ({min(most):.2f}-{max(most):.2f}); load {os.getloadavg()[0]:.1f}")  # fmt: skip
+    ways = {"inline": inline(rounds)} | {
+        name: experiment({"remote": {"workers": workers, **where}}, rounds)
+        for name, where in {"threads": {}, "processes": {"address": "local"}}.items()
+    }
+    for one in ways.values():  # reads the data and starts the workers
+        timed(one)
+    turns = [{name: timed(one) for name, one in ways.items()} for _ in range(repeats)]
+    print(f"{ways['inline'].layout.size:,} parameters, {rounds} rounds, {workers} workers")
+    for name in ways:
+        ratios = [turn["inline"][0] / turn[name][0] for turn in turns]
+        same = all(torch.equal(turn["inline"][1], turn[name][1]) for turn in turns)
+        print(f"{name}: {median(turn[name][0] for turn in turns):.2f} s; {spread(ratios)}; "
+              f"{'the same to the bit' if same else 'NOT THE SAME'}")  # fmt: skip
+    print(f"ceiling {spread(ceiling(workers, rounds, repeats))}; load {os.getloadavg()[0]:.1f}")
+
+
+def spread(ratios: list[float]) -> str:
+    """The median, and from where to where they lie."""
+    return f"{median(ratios):.2f}x ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
 if __name__ == "__main__":

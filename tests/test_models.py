@@ -12,7 +12,7 @@ from torch import nn
 
 from fedsim.errors import ScenarioError
 from fedsim.models import MODELS, check_trainable, initial_params, training_flops
-from fedsim.vector import Layout, weighted_sum
+from fedsim.vector import PIECE, Layout, weighted_sum
 
 SHAPES = {
     "logistic": ((1, 8, 8), {}),
@@ -168,6 +168,10 @@ def test_weighted_sum_is_exact_beyond_float32():
     rows = [torch.tensor([2.0**24]), torch.tensor([1.0]), torch.tensor([-(2.0**24)])]
     assert weighted_sum(rows, [1, 1, 1]) == torch.tensor([1.0])  # float32 would lose the one
     assert weighted_sum(rows, [1, 1, 1]).dtype == torch.float32
+    long = torch.randn(3, 2 * PIECE + 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(
+        weighted_sum(list(long), [0.5, 2, 3]), long.double().mul(torch.tensor([[0.5], [2], [3]])).sum(0).float()
+    )
     nothing = weighted_sum([torch.zeros(0)] * 3, [1, 1, 1])
     assert (nothing.shape, nothing.dtype) == ((0,), torch.float32)
     for rows, weights in (([], []), ([torch.ones(2)], [1.0, 2.0])):
