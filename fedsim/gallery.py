@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -40,13 +40,19 @@ class Script:
         """The first word of its name: several figures of one paper share it."""
         return self.name.partition("_")[0]
 
-    def run(self, out: Path, *options: str) -> Result:
-        """Compute it in a process of its own; what it says goes into a file beside its picture."""
+    async def run(self, out: Path, *options: str) -> Result:
+        """Compute it in a process of its own, which ends with this one; what it says goes into a file beside its
+        picture."""
         out.mkdir(parents=True, exist_ok=True)
         (told := out / f"{self.name}.json").unlink(missing_ok=True)
         words = [sys.executable, str(self.path), "--out", str(out), *options]
         with (out / f"{self.name}.log").open("w") as log:
-            subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, check=False)
+            process = await asyncio.create_subprocess_exec(*words, stdout=log, stderr=asyncio.subprocess.STDOUT)
+            try:
+                await process.wait()
+            finally:
+                if process.returncode is None:
+                    process.terminate()
         return Result(self, json.loads(told.read_text())["verdicts"] if told.exists() else None)
 
 
@@ -102,15 +108,31 @@ def chosen(known: Sequence[Script], names: Sequence[str]) -> list[Script]:
 
 
 def compute(
-    wanted: Sequence[Script], out: Path, options: Sequence[str], finished: Callable[[str, int, int], None]
+    wanted: Sequence[Script], out: Path, options: Sequence[str], workers: int, finished: Callable[[str, int, int], None]
 ) -> list[Result]:
-    """One after another, as each takes all cores; the page is there from the first on, and grows."""
-    results = []
-    for done, script in enumerate(wanted, 1):
-        results.append(script.run(out, *options))
-        (out / PAGE).write_text(page(results), encoding="utf-8")
-        finished(script.name, done, len(wanted))
-    return results
+    """So many at a time, which share the workers; the page is there from the first on, and grows."""
+    abreast = min(workers, len(wanted))
+    options = [*options, "--workers", str(workers // abreast)]
+    return asyncio.run(_computed(wanted, out, options, asyncio.Semaphore(abreast), finished))
+
+
+async def _computed(
+    wanted: Sequence[Script], out: Path, options: Sequence[str], free: asyncio.Semaphore,
+    finished: Callable[[str, int, int], None],
+) -> list[Result]:  # fmt: skip
+    results: dict[str, Result] = {}
+
+    async def one(script: Script) -> None:
+        async with free:
+            results[script.name] = await script.run(out, *options)
+        (out / PAGE).write_text(page(in_order()), encoding="utf-8")
+        finished(script.name, len(results), len(wanted))
+
+    def in_order() -> list[Result]:
+        return [results[script.name] for script in wanted if script.name in results]
+
+    await asyncio.gather(*map(one, wanted))
+    return in_order()
 
 
 def page(results: Sequence[Result]) -> str:

@@ -11,7 +11,7 @@ from fedsim_kernels.language import WIDE, launches
 from fedsim_kernels.weighted_sum import weighted_sum as in_one_pass
 from torch import Tensor, nn
 
-PIECE = 2**17
+PIECE = 2**15
 """Numbers that are added up at a time, so that their sum in float64 stays in a core's cache; measured."""
 
 

@@ -43,7 +43,7 @@ Key = tuple[str, str, int]
 
 def main() -> None:
     """Run, judge, draw."""
-    size = ("until.versions=150",) if FIGURE.full else ()
+    size = FIGURE.sized(("until.versions=150",))
     arms: dict[Key, tuple[str, ...]] = {}
     for method, place, seed in product(METHODS, PLACES, range(SEEDS)):
         if place == SKEWED or method in ("FedAvg", "FAL"):

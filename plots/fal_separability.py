@@ -29,7 +29,7 @@ Key = tuple[str, float, int]
 
 def main() -> None:
     """Run, judge, draw."""
-    size = ("model.two_layer_relu.width=4096",) if FIGURE.full else ()
+    size = FIGURE.sized(("model.two_layer_relu.width=4096",))
     arms: dict[Key, tuple[str, ...]] = {}
     for seed in range(SEEDS):
         for gamma in GAMMAS:

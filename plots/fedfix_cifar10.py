@@ -17,4 +17,4 @@ FULL = ("model=cnn_cifar", "data={cifar10: {partition: {with_replacement: {alpha
         "evaluate.every=20 s")  # fmt: skip
 
 if __name__ == "__main__":
-    show(FIGURE, "fedfix_cifar10.yaml", (0.0001, 0.0004), 3, *(FULL if FIGURE.full else ()))
+    show(FIGURE, "fedfix_cifar10.yaml", (0.0001, 0.0004), 3, *FIGURE.sized(FULL))

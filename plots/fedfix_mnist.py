@@ -15,4 +15,4 @@ FIGURE = Figure(
 FULL = ("data.mnist.train=60000", "data.mnist.test=10000", "until.time=5000 s", "evaluate.every=20 s")
 
 if __name__ == "__main__":
-    show(FIGURE, "fedfix_mnist.yaml", (0.002, 0.01, 0.05), 5, *(FULL if FIGURE.full else ()))
+    show(FIGURE, "fedfix_mnist.yaml", (0.002, 0.01, 0.05), 5, *FIGURE.sized(FULL))

@@ -17,4 +17,4 @@ FULL = ("model={char_lstm: {hidden: 100, layers: 2}}", "data={shakespeare: {role
 
 
 if __name__ == "__main__":
-    show(FIGURE, "fedfix_shakespeare.yaml", (0.05, 0.2), 3, *(FULL if FIGURE.full else ()))
+    show(FIGURE, "fedfix_shakespeare.yaml", (0.05, 0.2), 3, *FIGURE.sized(FULL))

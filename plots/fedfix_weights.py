@@ -38,7 +38,7 @@ def main() -> None:
     """Run, judge, draw."""
     arms = {
         (alpha, seed): (f"seed={seed}", f"data.mnist.partition.with_replacement.alpha={alpha}",
-                        *(FULL if FIGURE.full else ()))
+                        *FIGURE.sized(FULL))
         for alpha, seed in product(ALPHAS, range(SEEDS))
     }  # fmt: skip
     runs = FIGURE.runs("fedfix_weights.yaml", arms)

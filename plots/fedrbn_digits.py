@@ -34,7 +34,7 @@ Key = tuple[str, int]
 
 def main() -> None:
     """Run, judge, draw."""
-    size = ("until.versions=50",) if FIGURE.full else ()
+    size = FIGURE.sized(("until.versions=50",))
     arms = {(arm, seed): (*said, f"seed={seed}", *size) for arm, said in ARMS.items() for seed in SEEDS}
     runs = FIGURE.runs("fedrbn_digits.yaml", arms)
     judge(runs)

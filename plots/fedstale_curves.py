@@ -27,7 +27,7 @@ Curves = dict[tuple[float, str], list[pd.DataFrame]]
 
 def main() -> None:
     """Run, judge, draw."""
-    arms = {seed: (f"seed={seed}", *(FULL if FIGURE.full else ())) for seed in range(SEEDS)}
+    arms = {seed: (f"seed={seed}", *FIGURE.sized(FULL)) for seed in range(SEEDS)}
     curves: Curves = {}
     for run in FIGURE.runs("fedstale_curves.yaml", arms).values():
         for (known, beta), arm in zip(product(KNOWN, BETAS), run.arms, strict=True):

@@ -34,7 +34,7 @@ def main() -> None:
     arms = {
         (h, p, beta, seed): (
             f"seed={seed}", f"data.mnist.partition.label_swap.fraction={h}", f"aggregator.fedstale.beta={beta}",
-            f"fleet.participation.bernoulli.rate.groups.rates=[1.0, {p}]", *(FULL if FIGURE.full else ()))
+            f"fleet.participation.bernoulli.rate.groups.rates=[1.0, {p}]", *FIGURE.sized(FULL))
         for h, p, beta, seed in product(SWAPS, CHANCES, BETAS, range(SEEDS))
     }  # fmt: skip
     runs = FIGURE.runs("fedstale_mnist.yaml", arms)

@@ -73,7 +73,7 @@ class Figure:
         size = parser.add_mutually_exclusive_group()
         size.add_argument("--full", action="store_true", help="the paper's size; hours instead of minutes")
         size.add_argument(
-            "--quick", action="store_true", help="one seed: verdicts without intervals, in a minute or so"
+            "--quick", action="store_true", help="one seed, some figures smaller: verdicts without intervals"
         )
         parser.add_argument(
             "--redraw", action="store_true", help="draw and judge the runs of last time, and run nothing"
@@ -93,6 +93,10 @@ class Figure:
     def seeds(self, count: int, full: int | None = None, first: int = 0) -> range:
         """So many, from the first on; at the full size `full` if that differs, at the quick one a single seed."""
         return range(first, first + (1 if self.quick else full if full and self.full else count))
+
+    def sized(self, full: Sequence[str] = (), quick: Sequence[str] = ()) -> Sequence[str]:
+        """The overrides of the size that is asked for; none of the one in between, which is the scenario's own."""
+        return full if self.full else quick if self.quick else ()
 
     def runs(self, scenario: str, arms: Mapping[K, Sequence[str]]) -> dict[K, fedsim.Run]:
         """Run a scenario once for each arm, with the arm's overrides."""
@@ -128,8 +132,9 @@ class Figure:
         return [run.path]
 
     def _side_by_side(self, work: list[list[str]], told: Told) -> list[Path]:
+        left = max(1, self.options.workers // len(work))  # for a run's own arms
         with ProcessPoolExecutor(self.options.workers, get_context("spawn"), _alone) as pool:
-            pending = [pool.submit(_run, self.folder, self.options.data, *each) for each in work]
+            pending = [pool.submit(_run, self.folder, self.options.data, left, *each) for each in work]
             for done, future in enumerate(as_completed(pending), 1):
                 future.result()
                 told(done, len(work))
@@ -160,5 +165,5 @@ def _alone() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
-def _run(folder: Path, data: Path | None, scenario: str, *overrides: str) -> Path:
-    return fedsim.run(scenario, *overrides, data=data, out=folder, picture=False).path
+def _run(folder: Path, data: Path | None, workers: int, scenario: str, *overrides: str) -> Path:
+    return fedsim.run(scenario, *overrides, data=data, out=folder, picture=False, workers=workers).path

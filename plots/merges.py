@@ -13,13 +13,14 @@ RESNET = (
     "local.steps=100",
 )
 FULL = (*RESNET, "fleet.clients=32", "until.versions=300", "local.batch=128")
+QUICK = ("until.versions=30",)
 
 Runs = dict[str, list[pd.DataFrame]]
 
 
-def runs_of(figure: Figure, names: Sequence[str], full: tuple[str, ...] = FULL) -> Runs:
+def runs_of(figure: Figure, names: Sequence[str], full: Sequence[str] = FULL) -> Runs:
     """Run the figure's own scenario once a seed: for each of its arms, by name, the metrics seed by seed."""
-    arms = {seed: (f"seed={seed}", *(full if figure.full else ())) for seed in figure.seeds(3)}
+    arms = {seed: (f"seed={seed}", *figure.sized(full, QUICK)) for seed in figure.seeds(3)}
     runs: Runs = {name: [] for name in names}
     for run in figure.runs(f"{figure.stem}.yaml", arms).values():
         for name, arm in zip(names, run.arms, strict=True):

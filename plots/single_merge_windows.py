@@ -16,7 +16,8 @@ FIGURE = Figure(
     "Setting: ours, after Zhu et al., ICLR 2026: Fashion-MNIST for CIFAR-100, a CNN of 20,538 parameters with "
     "GroupNorm for ResNet-18, 60 rounds of 20 steps, batch 32, AdamW 0.001; theirs are 16 agents, Dir(0.1), R = "
     "0.2 outside a window of a tenth of the rounds. In their public code the last round is a global merge "
-    "wherever the window lies; here only in 'last'. Links are synthetic. Full: ResNet-18, 100 steps, CIFAR-10.",
+    "wherever the window lies; here only in 'last'. Links are synthetic. "
+    "Quick: 30 rounds. Full: ResNet-18, 100 steps, CIFAR-10.",
 )
 WINDOWS = ("none", "first", "at 0.25", "at 0.5", "at 0.75", "last")
 FULL = (*RESNET, "local.batch=64")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,7 @@ Names = Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Figu
 def figure(
     names: Names = None,
     full: Annotated[bool, typer.Option("--full", help="The papers' sizes.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="One seed.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="One seed, and some figures smaller.")] = False,
     redraw: Annotated[bool, typer.Option("--redraw", help="Draw and judge the runs of last time; run none.")] = False,
     plots: Annotated[Path, typer.Option(help="Where the scripts are.")] = Path("plots"),
     out: Annotated[Path, typer.Option(help="Where pictures and runs go.")] = Path("figures"),
@@ -36,11 +37,10 @@ def figure(
         return
     asked = {"--full": full, "--quick": quick, "--redraw": redraw}
     options = [name for name, wanted in asked.items() if wanted]
-    options += [word for name, value in {"--workers": workers, "--data": data}.items() if value
-                for word in (name, str(value))]  # fmt: skip
+    options += ["--data", str(data)] if data else []
     wanted = chosen(known, names)
     with ProgressBar(Console(stderr=True), len(wanted)) as bar:
-        results = compute(wanted, out, options, bar.finished)
+        results = compute(wanted, out, options, workers or os.cpu_count() or 1, bar.finished)
     if as_json:
         typer.echo(json.dumps({"page": str(out / PAGE), "figures": [result.json() for result in results]}))
     else:
