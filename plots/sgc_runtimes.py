@@ -67,6 +67,11 @@ def seconds(runs: list[pd.DataFrame]) -> np.ndarray:
     return np.array([rows.time_s.iloc[-1] for rows in runs])
 
 
+def deviation(runs: list[pd.DataFrame]) -> float:
+    """The standard deviation of these times; 0 of a single one."""
+    return float(seconds(runs).std(ddof=min(1, len(runs) - 1)))
+
+
 def saved(runs: dict[str, list[pd.DataFrame]], arm: str, than: str) -> list[float]:
     """The part of the time of another arm, repetition by repetition."""
     return (1 - seconds(runs[arm]) / seconds(runs[than])).tolist()
@@ -79,7 +84,7 @@ def table(source: str, runs: dict[str, list[pd.DataFrame]]) -> Table:
         shown.add_column(column, justify="right" if column else "left")
     for arm, repetitions in runs.items():
         last = pd.DataFrame([rows.iloc[-1] for rows in repetitions]).mean()
-        spread = seconds(repetitions).std(ddof=1)
+        spread = deviation(repetitions)
         shown.add_row(arm, f"{last.time_s:.1f}", f"{spread:.1f}", f"{last.waited_out:.1f}", f"{last.straggled:.0f}",
                       f"{last.copies:.2f}")  # fmt: skip
     return shown
@@ -112,7 +117,7 @@ def draw(runs: Runs) -> Drawing:
     colours = {None: "C0", "gc": "C1", "srsgc": "C2", "msgc": "C3"}
     for panel, (source, found) in zip(bars, runs.items(), strict=True):
         means = [seconds(found[arm]).mean() for arm in ARMS]
-        spreads = [seconds(found[arm]).std(ddof=min(1, len(found[arm]) - 1)) for arm in ARMS]
+        spreads = [deviation(found[arm]) for arm in ARMS]
         panel.barh(list(ARMS), means, xerr=spreads, color=[colours[code] for code in ARMS.values()], height=0.7)
         panel.invert_yaxis()
         panel.set(title=f"stragglers: {source}", xlabel="seconds for 480 gradients")

@@ -88,26 +88,25 @@ def judge(runs: Runs) -> None:
                            [0.5 - ratio for ratio in bits(runs, arm)], 0.0))  # fmt: skip
 
 
+COLOURS = {"unsketched": "C0", "Gaussian": "C1", "AMS": "C2", "CountSketch": "C3", "SRHT": "C4", "rand-k": "C5",
+           "SRHT d/2": "C4", "SRHT d/8": "C4", "Gaussian, fixed": "C1", "SRHT, fixed": "C4", "top 5 %, feedback": "C1",
+           "QSGD, 4 bits": "C2", "DRIVE, 1 bit": "C6"}  # fmt: skip
+STYLES = {"SRHT d/2": ":", "SRHT d/8": "-."} | dict.fromkeys(list(COLOURS)[8:], "--")
+
+
 def draw(runs: Runs) -> Drawing:
     """Loss against rounds and against bytes upwards; fixed against fresh."""
-    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3), sharey=True)
-    sketches = ("unsketched", "Gaussian", "AMS", "CountSketch", "SRHT", "rand-k", "SRHT d/2", "SRHT d/8")
-    others = ("top 5 %, feedback", "QSGD, 4 bits", "DRIVE, 1 bit")
-    for panel, column, arms in ((panels[0], "version", sketches), (panels[1], "bytes_up", (*sketches, *others)),
-                                (panels[2], "version", ("unsketched", "SRHT", "SRHT, fixed", "Gaussian",
-                                                        "Gaussian, fixed"))):  # fmt: skip
-        for place, arm in enumerate(arms):
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.9), sharey=True)
+    sketches, others = list(COLOURS)[:8], list(COLOURS)[10:]
+    shown = ("version", sketches), ("bytes_up", sketches + others), ("version", ["unsketched", *list(COLOURS)[8:10],
+                                                                                "Gaussian", "SRHT"])  # fmt: skip
+    for panel, (column, arms) in zip(panels, shown, strict=True):
+        for arm in arms:
             rows = runs[arm][0]
-            style = "--" if "fixed" in arm or arm in others else ":" if "d/" in arm else "-"
-            panel.plot(
-                rows[column].clip(lower=1e5 if column == "bytes_up" else 1),
-                rows.train_loss,
-                style,
-                color=f"C{place % 7}",
-                label=arm,
-            )
+            panel.plot(rows[column].clip(lower=1e5 if column == "bytes_up" else 1), rows.train_loss,
+                       STYLES.get(arm, "-"), color=COLOURS[arm], label=arm)  # fmt: skip
         panel.set(xscale="log", yscale="log")
-        panel.legend()
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=2)
     panels[0].set(xlabel="rounds", ylabel="training loss, first seed", title="by rounds")
     panels[1].set(xlabel="bytes upwards", title="by bytes")
     panels[2].set(xlabel="rounds", title="fixed and fresh")
