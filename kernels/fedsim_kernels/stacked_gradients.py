@@ -9,7 +9,7 @@ from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 from fedsim_kernels.tiles import put, tile
 
-ROWS, COLUMNS, INNER = 32, 64, 16
+ROWS, COLUMNS, INNER = 32, 128, 16
 """Of a tile of results, and how many examples are added up at a time; a product of matrices wants 16 of each."""
 
 

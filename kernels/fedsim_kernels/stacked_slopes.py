@@ -9,7 +9,7 @@ from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 from fedsim_kernels.tiles import put, tile
 
-ROWS, COLUMNS, INNER = 16, 64, 32
+ROWS, COLUMNS, INNER = 16, 128, 32
 """Of a tile of results, and how much of their sums at a time; a product of matrices wants 16 of each."""
 
 
