@@ -280,16 +280,52 @@ def test_factors_that_are_too_wide_are_refused() -> None:
         OPS["low_rank_product"].kernel(**wide)
 
 
-def test_a_stacks_layers_are_its_networks() -> None:
-    """Two of them are an MLP's hidden layers, client by client."""
+def test_a_stacks_gradients_are_its_networks() -> None:
+    """Of MLPs with two hidden layers, from the slopes of their scores: what autograd finds client by client."""
     chance = torch.Generator().manual_seed(6)
-    first = OPS["stacked_layer"].inputs(3, 12, chance)
-    weight, bias = torch.randn(3, 5, 33, generator=chance), torch.randn(3, 5, generator=chance)
-    found = OPS["stacked_layer"].pick(OPS["stacked_layer"].pick(**first), weight, bias)
+    x, along = torch.randn(3, 17, 12, generator=chance).double(), torch.randn(3, 17, 5, generator=chance).double()
+    shapes = [(33, 12), (33,), (7, 33), (7,), (5, 7), (5,)]
+    params = [torch.randn(3, *shape, generator=chance).double() for shape in shapes]
+    layers, layer = list(zip(params[::2], params[1::2], strict=True)), OPS["stacked_layer"].pick
+    inputs = [x, first := layer(x, *layers[0]), layer(first, *layers[1])]
+    scores, slope, found = layer(inputs[2], *layers[2], activated=False), along, []
+    for (weight, _), given in zip(reversed(layers), reversed(inputs), strict=True):
+        found = [*OPS["stacked_gradients"].pick(slope, given), *found]
+        slope = OPS["stacked_slopes"].pick(slope, weight, None if given is x else given)
     for k in range(3):
-        hidden = torch.nn.functional.linear(first["x"][k], first["weight"][k], first["bias"][k]).relu()
-        expected = torch.nn.functional.linear(hidden, weight[k], bias[k]).relu()
-        torch.testing.assert_close(found[k], expected, rtol=1e-5, atol=1e-5)
+        network = torch.nn.Sequential(torch.nn.Linear(12, 33), torch.nn.ReLU(), torch.nn.Linear(33, 7),
+                                      torch.nn.ReLU(), torch.nn.Linear(7, 5)).double()  # fmt: skip
+        own = dict(zip(dict(network.named_parameters()), [part[k] for part in params], strict=True))
+        network.load_state_dict(own)
+        point = x[k].clone().requires_grad_()
+        said = network(point)
+        expected = torch.autograd.grad(said, [point, *network.parameters()], along[k])
+        torch.testing.assert_close([scores[k], slope[k], *(part[k] for part in found)], [said, *expected])
+
+
+def test_scores_of_the_examples_lie_next_to_each_other() -> None:
+    """As losses read them, and as whoever trained without kernels had them."""
+    given = OPS["stacked_scores"].inputs(3, 12, torch.Generator().manual_seed(6))
+    scores = OPS["stacked_scores"].pick(**given)
+    assert scores.mT.is_contiguous()
+    assert torch.equal(scores.mT, torch.baddbmm(given["bias"].unsqueeze(2), given["weight"], given["x"].mT))
+
+
+@needs_triton
+def test_second_derivatives_of_a_layer_are_refused_and_not_wrong() -> None:
+    code = """
+import torch
+from fedsim_kernels import OPS
+given = OPS["stacked_layer"].inputs(2, 5, torch.Generator().manual_seed(6))
+out = OPS["stacked_layer"].pick(**{name: part.requires_grad_() for name, part in given.items()})
+[slope] = torch.autograd.grad(out.square().sum(), given["x"], create_graph=True)
+try:
+    slope.sum().backward()
+except RuntimeError as error:
+    print(error)
+"""
+    said = ran("-c", code, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
+    assert said == "trying to differentiate twice a function that was marked with @once_differentiable\n"
 
 
 def test_aligned_attention_is_the_models() -> None:

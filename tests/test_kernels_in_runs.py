@@ -28,14 +28,15 @@ TESTS = Path(__file__).parent
 needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="Triton is not installed: pip install 'fedsim-lab[kernels]'"
 )
-LOCAL = {"stacked_layer", "sgd"}
+DENSE = {"stacked_layer", "stacked_slopes", "stacked_gradients"}
+LOCAL = {*DENSE, "sgd"}
 MEAN = {*LOCAL, "weighted_sum"}
 TAKEN = {
     "server fedstale": {*LOCAL, "fedstale"},
     "server fetchsgd": {*MEAN, "count_table", "count_estimate"},
-    "optimizer sgd": {"stacked_layer", "momentum", "weighted_sum"},
-    "optimizer adamw": {"stacked_layer", "adamw", "weighted_sum"},
-    "frugal columns": {"stacked_layer", "frugal", "weighted_sum"},
+    "optimizer sgd": {*DENSE, "momentum", "weighted_sum"},
+    "optimizer adamw": {*DENSE, "adamw", "weighted_sum"},
+    "frugal columns": {*DENSE, "frugal", "weighted_sum"},
     "codec srht": {*MEAN, "srht", "srht_lift"},
     "codec countsketch": {*MEAN, "count_table"},
     "codec eden": {*MEAN, "hadamard"},
@@ -147,6 +148,45 @@ for name, call in calls.items():
 """
     said = child(code, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
     assert said.splitlines() == ["slopes aligned_attention", "curvature"]
+
+
+@needs_triton
+def test_a_stack_of_dense_networks_takes_the_kernels_forward_and_backward() -> None:
+    """And all that it says is what autograd says of each client alone."""
+    code = """
+import torch
+from fedsim.gradients import ClosedForm, Single
+from fedsim.models import mlp
+from fedsim_kernels.language import noted
+from torch.utils._pytree import tree_map
+
+draw = torch.Generator().manual_seed(7)
+stack, alone = ClosedForm(module := mlp((6,), 5, [7, 33])), Single(module)
+params, along = ({name: torch.randn(3, *each.shape, generator=draw) for name, each in module.named_parameters()}
+                 for _ in range(2))
+x, y = torch.randn(3, 9, 6, generator=draw), torch.randint(5, (3, 9), generator=draw)
+calls = {
+    "gradients": lambda source, params, x, y, along: source(params, x, y),
+    "of inputs": lambda source, params, x, y, along: source.of_inputs(params, x, y),
+    "scores": lambda source, params, x, y, along: source.scores(params, x),
+    "curvature": lambda source, params, x, y, along: source.hvp(params, x, y, along),
+}
+
+for name, call in calls.items():
+    with noted() as names:
+        found = call(stack, params, x, y, along)
+    print(name, *sorted(names))
+    for k in range(3):
+        *own, said = tree_map(lambda part: part[k : k + 1], (params, x, y, along, found))
+        torch.testing.assert_close(said, call(alone, *own), rtol=1e-4, atol=1e-5)
+"""
+    said = child(code, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="").splitlines()
+    assert said == [
+        "gradients stacked_gradients stacked_layer stacked_slopes",
+        "of inputs stacked_layer stacked_slopes",
+        "scores stacked_layer",
+        "curvature stacked_gradients stacked_layer stacked_slopes",
+    ]
 
 
 def test_only_those_who_listen_are_told() -> None:

@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from itertools import pairwise
 
 import torch
+from fedsim_kernels.stacked_gradients import stacked_gradients
 from fedsim_kernels.stacked_layer import stacked_layer
+from fedsim_kernels.stacked_slopes import stacked_slopes
 from torch import Tensor, nn
 
 from fedsim.gradients.along import jvp
@@ -89,9 +91,7 @@ class ClosedForm:
             inputs, scores = self._forward(params, x.flatten(2), offset)
             losses, slope = (loss or loss_of(y)).slope(scores, y)
             for (weight, _), given in zip(reversed(self.layers), reversed(inputs), strict=True):
-                slope = torch.bmm(slope, params[weight])
-                if given is not inputs[0]:
-                    slope = torch.ops.aten.threshold_backward(slope, given, 0)
+                slope = stacked_slopes(slope, params[weight], None if given is inputs[0] else given)
         return (slope * y.shape[1]).view(x.shape), losses
 
     def scores(self, params: Mapping[str, Tensor], x: Tensor) -> Tensor:
@@ -137,21 +137,19 @@ class ClosedForm:
         self, params: Mapping[str, Tensor], x: Tensor, offset: Tensor | None = None
     ) -> tuple[list[Tensor], Tensor]:
         """The input (K, B, width) of each layer, and the scores (K, outputs, B), with what is added to them."""
-        inputs = [x]
-        for weight, bias in self.layers[:-1]:
-            inputs.append(stacked_layer(inputs[-1], params[weight], params[bias]))
-        weight, bias = self.layers[-1]
-        scores = torch.baddbmm(params[bias].unsqueeze(2), params[weight], inputs[-1].mT)
+        inputs, (*hidden, last) = [x], [(params[weight], params[bias]) for weight, bias in self.layers]
+        for layer in hidden:
+            inputs.append(stacked_layer(inputs[-1], *layer))
+        scores = stacked_layer(inputs[-1], *last, activated=False).mT
         return inputs, scores if offset is None else scores.add_(offset.unsqueeze(2))
 
     def _backward(self, params: Mapping[str, Tensor], inputs: list[Tensor], slope: Tensor) -> dict[str, Tensor]:
         """Gradients, from the loss's `slope` (K, B, outputs) with respect to the scores."""
         grads = {}
         for (weight, bias), given in zip(reversed(self.layers), reversed(inputs), strict=True):
-            grads[weight] = torch.bmm(slope.mT, given)
-            grads[bias] = slope.sum(1)
+            grads[weight], grads[bias] = stacked_gradients(slope, given)
             if given is not inputs[0]:
-                slope = torch.ops.aten.threshold_backward(torch.bmm(slope, params[weight]), given, 0)
+                slope = stacked_slopes(slope, params[weight], given)
         return grads
 
     def _changes(
@@ -176,12 +174,12 @@ class ClosedForm:
         found = {}
         for layer in reversed(range(len(self.layers))):
             (weight, bias), given = self.layers[layer], inputs[layer]
-            found[weight], found[bias] = torch.bmm(bend.mT, given), bend.sum(1)
+            found[weight], found[bias] = stacked_gradients(bend, given)
             if layer:
                 found[weight] = torch.baddbmm(found[weight], slope.mT, changes[layer - 1])
                 bend = torch.baddbmm(torch.bmm(bend, params[weight]), slope, direction[weight])
                 bend = torch.ops.aten.threshold_backward(bend, given, 0)
-                slope = torch.ops.aten.threshold_backward(torch.bmm(slope, params[weight]), given, 0)
+                slope = stacked_slopes(slope, params[weight], given)
         return found
 
 

@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 
 from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
+from fedsim_kernels.tiles import put, tile
 
 ROWS, COLUMNS, INNER = 16, 32, 128
 """Of a tile of results, and how much of their sums at a time; a product of matrices wants 16 of each."""
@@ -56,20 +57,15 @@ def _product(
     low = tl.zeros((ROWS, THIN), tl.float32)
     for first in range(0, inner, INNER):
         k = first + tl.arange(0, INNER)
-        given = tl.load(x + member * x_member + rows[:, None] * x_row + k[None, :] * x_step,
-                        mask=(rows < batch)[:, None] & (k < inner)[None, :], other=0.0)  # fmt: skip
-        shared = tl.load(weight + columns[None, :] * weight_row + k[:, None] * weight_step,
-                         mask=(columns < outer)[None, :] & (k < inner)[:, None], other=0.0)  # fmt: skip
-        own = tl.load(right + member * right_member + k[:, None] * right_row + thin[None, :] * right_step,
-                      mask=(k < inner)[:, None] & (thin < rank)[None, :], other=0.0)  # fmt: skip
+        given = tile(x + member * x_member, rows, k, batch, inner, x_row, x_step)
+        shared = tile(weight, k, columns, inner, outer, weight_step, weight_row)
+        own = tile(right + member * right_member, k, thin, inner, rank, right_row, right_step)
         total += tl.dot(given, shared, input_precision="ieee")
         low += tl.dot(given, own, input_precision="ieee")
     low = tl.where((thin < rank)[None, :], low, 0.0)  # an infinity in x times the zeros beyond the rank is no number
-    back = tl.load(left + member * left_member + columns[None, :] * left_row + thin[:, None] * left_step,
-                   mask=(columns < outer)[None, :] & (thin < rank)[:, None], other=0.0)  # fmt: skip
+    back = tile(left + member * left_member, thin, columns, rank, outer, left_step, left_row)
     total += tl.load(signs + member * sign_step) * tl.dot(low, back, input_precision="ieee")
-    tl.store(out + member * out_member + rows[:, None] * out_row + columns[None, :] * out_step, total,
-             mask=(rows < batch)[:, None] & (columns < outer)[None, :])  # fmt: skip
+    put(out + member * out_member, total, rows, columns, batch, outer, out_row, out_step)
 
 
 def inputs(members: int, size: int, chance: Generator) -> Inputs:
