@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-from fedsim.errors import ExtraMissing
+from fedsim.errors import ExtraMissing, ScenarioError
 
 LOCAL = "local"
 """The address of a cluster of one's own."""
@@ -25,6 +26,8 @@ PRIVATE = {
 """What Ray reads when it is imported."""
 
 LOOPBACK = "127.0.0.1"
+PATIENCE = 10.0
+"""Seconds for an answer."""
 
 
 def need_ray() -> None:
@@ -41,10 +44,13 @@ def connect(address: str = LOCAL, workers: int | None = None) -> Any:
 
     Raises:
         ExtraMissing: if Ray is not installed.
+        ScenarioError: if nobody answers at the address.
     """
     need_ray()
     if address == LOCAL:
         os.environ.update(PRIVATE)
+    else:
+        knock(address)
     import ray
 
     if ray.is_initialized():
@@ -59,6 +65,17 @@ def connect(address: str = LOCAL, workers: int | None = None) -> Any:
     else:
         ray.init(address=address, **quiet)
     return ray
+
+
+def knock(address: str) -> None:
+    """ScenarioError if nobody answers there; Ray itself would wait for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=PATIENCE).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise ScenarioError(
+            f"no Ray cluster answers at {address!r} ({error}); expected {LOCAL}, or HOST:PORT of a cluster's head"
+        ) from None
 
 
 @contextmanager

@@ -241,6 +241,13 @@ def lose_a_machine(out: Path) -> None:
     print(json.dumps({"nodes": [before, after], **digests(found)}))  # noqa: T201  # what the test reads
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "127.0.0.1:100000", "auto"])
+def test_where_no_cluster_answers_one_sentence_says_so(tmp_path, monkeypatch, address) -> None:
+    monkeypatch.setattr(cluster, "find_spec", lambda name: True)
+    with pytest.raises(ScenarioError, match=f"no Ray cluster answers at '{address}'.*expected local, or HOST:PORT"):
+        run(tmp_path, {"remote": {"address": address}})
+
+
 def test_without_ray_it_is_an_extra_that_is_missing(monkeypatch) -> None:
     monkeypatch.setattr(cluster, "find_spec", lambda name: None)
     with pytest.raises(ExtraMissing, match=r"fedsim-lab\[ray\]"):
