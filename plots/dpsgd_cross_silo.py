@@ -17,7 +17,7 @@ FIGURE = Figure(
     "Setting: ours, on Marfoq et al.'s (NeurIPS 2020) networks and latencies: Fashion-MNIST, an MLP of 199,210 "
     "parameters (0.8 MB), Dir(0.4), one step of batch 32 a round. Gaia's and Geant's capacities are theirs; "
     "Exodus' (1 Gbit/s), the silos' own lines (1 Gbit/s) and 25 ms a step are synthetic. FedAvg's server stands "
-    "at the most central place. Quick: 100 rounds for 300. Full: 1500.",
+    "at the most central place. Quick: 60 rounds for 300. Full: 1500.",
 )
 NETWORKS = {"gaia": 11, "geant": 40, "exodus": 79}
 OVERLAYS = ("own links", "ring", "tour", "spanning tree", "star", "FedAvg, server")
@@ -28,7 +28,7 @@ Runs = dict[tuple[str, str], list[pd.DataFrame]]
 
 def main() -> None:
     """Run, judge, draw."""
-    size = FIGURE.sized(full=["until.versions=1500"], quick=["until.versions=100"])
+    size = FIGURE.sized(full=["until.versions=1500"], quick=["until.versions=60"])
     arms = {
         (network, seed): (f"seed={seed}", f"network.cross_silo.name={network}", f"fleet.clients={silos}", *size)
         for (network, silos), seed in product(NETWORKS.items(), range(SEEDS))

@@ -13,7 +13,7 @@ RESNET = (
     "local.steps=100",
 )
 FULL = (*RESNET, "fleet.clients=32", "until.versions=300", "local.batch=128")
-QUICK = ("until.versions=30",)
+QUICK = ("until.versions=20",)
 
 Runs = dict[str, list[pd.DataFrame]]
 

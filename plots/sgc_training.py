@@ -17,14 +17,14 @@ FIGURE = Figure(
     "model for 120, 8,192 training and 1,000 test images, the loss is the test loss, averaged over the models; "
     "stragglers are a Gilbert-Elliott model with few workers that are often slow, fitted to public recordings of AWS "
     "Lambda, and the workers' times come from these too. "
-    "Quick: 30 iterations a model. Full: batch 4096, 120 iterations, lr 0.0001, all images.",
+    "Quick: 20 iterations a model. Full: batch 4096, 120 iterations, lr 0.0001, all images.",
 )
 ARMS = {"uncoded": "C0", "the 2 slowest ignored": "C4", "GC": "C1", "SR-SGC": "C2", "M-SGC": "C3"}
 EXACT = ("GC", "SR-SGC", "M-SGC")
 SEEDS = len(FIGURE.seeds(3))
 FULL = ("local.batch=256", "until.versions=480", "local.optimizer={adam: {lr: 0.0001}}",
         "data={mnist: {partition: iid}}", "fleet.devices.constant.per_example=546 us")  # fmt: skip
-QUICK = ("until.versions=120",)
+QUICK = ("until.versions=80",)
 
 Runs = dict[str, list[pd.DataFrame]]
 

@@ -16,7 +16,7 @@ FIGURE = Figure(
     " GroupNorm for ResNet-18, 16 agents, 100 rounds of 20 steps, batch 32, no label smoothing, no clamped "
     "gradients, float32; theirs are pulls with R = 0.2, mixes of classes ~ Dir(0.1) drawn anew each round, SGD "
     "0.01, momentum 0.9 kept, weight decay. Links are synthetic. "
-    "Quick: 30 rounds. Full: their ResNet-18, 32 agents, 300 rounds of "
+    "Quick: 20 rounds. Full: their ResNet-18, 32 agents, 300 rounds of "
     "100 steps, batch 128, on CIFAR-10.",
 )
 ARMS = ("gossip, R = 0.2", "no gossip, R = 0", "all-reduce each round", "gossip on a ring")

@@ -14,7 +14,7 @@ FIGURE = Figure(
     "A single global merge after gossip of several kinds",
     "Setting: ours, as plots/single_merge.py with 40 rounds. Ring and exponential graph with uniform weights and "
     "R are Zhu et al.'s ablations; matching, one-peer exponential and Base-(k+1) graph are added. "
-    "Quick: 30 rounds. Full: their "
+    "Quick: 20 rounds. Full: their "
     "ResNet-18, 32 agents, 300 rounds of 100 steps, batch 128, on CIFAR-10.",
 )
 KINDS = ("R = 0", "R = 0.05", "R = 0.2", "R = 1", "pairs 0.2", "ring", "exponential", "one peer exp.", "base 2")

@@ -17,7 +17,7 @@ FIGURE = Figure(
     "GroupNorm for ResNet-18, 60 rounds of 20 steps, batch 32, AdamW 0.001; theirs are 16 agents, Dir(0.1), R = "
     "0.2 outside a window of a tenth of the rounds. In their public code the last round is a global merge "
     "wherever the window lies; here only in 'last'. Links are synthetic. "
-    "Quick: 30 rounds. Full: ResNet-18, 100 steps, CIFAR-10.",
+    "Quick: 20 rounds. Full: ResNet-18, 100 steps, CIFAR-10.",
 )
 WINDOWS = ("none", "first", "at 0.25", "at 0.5", "at 0.75", "last")
 FULL = (*RESNET, "local.batch=64")
