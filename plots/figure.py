@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
 from textwrap import fill
@@ -73,7 +73,7 @@ class Figure:
         size = parser.add_mutually_exclusive_group()
         size.add_argument("--full", action="store_true", help="the paper's size; hours instead of minutes")
         size.add_argument(
-            "--quick", action="store_true", help="one seed, some figures smaller: verdicts without intervals"
+            "--quick", action="store_true", help="one seed: verdicts without intervals; where it is also smaller, none"
         )
         parser.add_argument(
             "--redraw", action="store_true", help="draw and judge the runs of last time, and run nothing"
@@ -85,6 +85,8 @@ class Figure:
         self.console = Console()
         self.full: bool = self.options.full
         self.quick: bool = self.options.quick
+        self.smaller = False
+        """Than what bounds were set for."""
         self.stem = Path(sys.argv[0]).stem
         self.folder: Path = self.options.out / "runs" / self.stem
         self.asked: list[dict[str, list]] = []
@@ -95,7 +97,11 @@ class Figure:
         return range(first, first + (1 if self.quick else full if full and self.full else count))
 
     def sized(self, full: Sequence[str] = (), quick: Sequence[str] = ()) -> Sequence[str]:
-        """The overrides of the size that is asked for; none of the one in between, which is the scenario's own."""
+        """The overrides of the size that is asked for; none of the one in between, which is the scenario's own.
+
+        What is made smaller is not judged: bounds were not set for it.
+        """
+        self.smaller = self.quick and bool(quick)
         return full if self.full else quick if self.quick else ()
 
     def runs(self, scenario: str, arms: Mapping[K, Sequence[str]]) -> dict[K, fedsim.Run]:
@@ -142,6 +148,11 @@ class Figure:
 
     def judge(self, *verdicts: Verdict) -> None:
         """Add verdicts."""
+        if self.smaller:
+            verdicts = tuple(
+                replace(one, outcome="INCONCLUSIVE", figures=f"{one.figures}, of a size that it was not set for")
+                for one in verdicts
+            )
         self.verdicts += verdicts
 
     def end(self, draw: Callable[[], Drawing]) -> None:

@@ -72,6 +72,26 @@ def test_seeds_by_the_size_that_is_asked_for(monkeypatch, said, seeds) -> None:
     sys.modules.pop("figure")
 
 
+@pytest.mark.parametrize(
+    ("said", "size", "outcome"),
+    [([], (), "PASS"), (["--full"], ["large"], "PASS"), (["--quick"], ["small"], "INCONCLUSIVE")],
+)
+def test_what_is_smaller_than_the_bounds_are_for_is_not_judged(monkeypatch, said, size, outcome) -> None:
+    monkeypatch.syspath_prepend(PLOTS)
+    monkeypatch.setattr(sys, "argv", ["some.py", *said])
+    from figure import Figure, above
+
+    figure = Figure("title", "Setting: ours.")
+    assert figure.sized(["large"], ["small"]) == size
+    figure.judge(above("claim", [2.0], 1.0))
+    assert [verdict.outcome for verdict in figure.verdicts] == [outcome]
+    same = Figure("title", "Setting: ours.")
+    same.sized(["large"])
+    same.judge(above("claim", [2.0], 1.0))
+    assert same.verdicts[0].outcome == "PASS"
+    sys.modules.pop("figure")
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_says_whose_setting_it_is(name) -> None:
     done = subprocess.run([sys.executable, PLOTS / f"{name}.py", "--help"], capture_output=True, text=True, check=True)

@@ -16,6 +16,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from torch import Generator, Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedsim_kernels import OPS
 from fedsim_kernels.language import triton
@@ -43,6 +44,16 @@ def whatever_the_strides(op: Op, device: str) -> None:
             for view, memory in around:
                 view.fill_(_poison(view.dtype))
                 assert bool((memory.isnan() if memory.is_floating_point() else memory == _poison(memory.dtype)).all())
+
+
+def writes_into_its_results_alone(op: Op, device: str) -> None:
+    """And into nothing that lies before or after what it allocates."""
+    for shape in SHAPES:
+        given = _given(op, shape, device)
+        with Fenced() as fenced:
+            op.pick(**given)
+        for fence in fenced.fences:
+            assert torch.equal(fence, fence.new_full(fence.shape, FENCE)), f"{shape}: something beyond was written to"
 
 
 def whatever_the_block(op: Op, device: str) -> None:
@@ -110,6 +121,7 @@ Law = Callable[[Op, str], None]
 LAWS: tuple[Law, ...] = (
     equals_the_reference,
     whatever_the_strides,
+    writes_into_its_results_alone,
     whatever_the_block,
     what_is_not_finite_spreads_alike,
     gradients_are_the_references,
@@ -138,6 +150,32 @@ def broken(op: Op, device: str) -> dict[str, str]:
         except Exception as error:
             found[name] = f"{type(error).__name__}: {error}"
     return found
+
+
+FENCE = 113
+"""What lies around fresh memory, byte by byte."""
+FRESH = {"aten::empty", "aten::empty_like", "aten::new_empty", "aten::empty_strided", "aten::zeros", "aten::new_zeros",
+         "aten::zeros_like"}  # fmt: skip
+
+
+class Fenced(TorchDispatchMode):
+    """Fresh memory lies between bytes that are known."""
+
+    def __init__(self, width: int = 4096) -> None:
+        """`width` bytes on each side, which keeps numbers where hardware wants them."""
+        super().__init__()
+        self.width = width
+        self.fences: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See `TorchDispatchMode`."""
+        found = func(*args, **(kwargs or {}))
+        if func._schema.name not in FRESH or not found.numel():
+            return found
+        memory = torch.full((found.nbytes + 2 * self.width,), FENCE, dtype=torch.uint8, device=found.device)
+        self.fences += [memory[: self.width], memory[-self.width :]]
+        within = memory[self.width : -self.width].view(found.dtype)
+        return within.as_strided(found.shape, found.stride(), within.storage_offset()).copy_(found)
 
 
 @contextmanager
