@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -40,14 +41,15 @@ class Script:
         """The first word of its name: several figures of one paper share it."""
         return self.name.partition("_")[0]
 
-    async def run(self, out: Path, *options: str) -> Result:
-        """Compute it in a process of its own, which ends with this one; what it says goes into a file beside its
-        picture."""
+    async def run(self, out: Path, cores: int, *options: str) -> Result:
+        """Compute it in a process of its own, which has so many cores and ends with this one; what it says goes into a
+        file beside its picture."""
         out.mkdir(parents=True, exist_ok=True)
         (told := out / f"{self.name}.json").unlink(missing_ok=True)
-        words = [sys.executable, str(self.path), "--out", str(out), *options]
+        words = [sys.executable, str(self.path), "--out", str(out), "--workers", str(cores), *options]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(cores)}  # threads of others would wait for one another
         with (out / f"{self.name}.log").open("w") as log:
-            process = await asyncio.create_subprocess_exec(*words, stdout=log, stderr=asyncio.subprocess.STDOUT)
+            process = await asyncio.create_subprocess_exec(*words, stdout=log, stderr=log, env=environment)
             try:
                 await process.wait()
             finally:
@@ -110,21 +112,20 @@ def chosen(known: Sequence[Script], names: Sequence[str]) -> list[Script]:
 def compute(
     wanted: Sequence[Script], out: Path, options: Sequence[str], workers: int, finished: Callable[[str, int, int], None]
 ) -> list[Result]:
-    """So many at a time, which share the workers; the page is there from the first on, and grows."""
+    """As many at a time as there are workers, which they share; the page is there from the first on, and grows."""
     abreast = min(workers, len(wanted))
-    options = [*options, "--workers", str(workers // abreast)]
-    return asyncio.run(_computed(wanted, out, options, asyncio.Semaphore(abreast), finished))
+    return asyncio.run(_computed(wanted, out, workers // abreast, options, asyncio.Semaphore(abreast), finished))
 
 
 async def _computed(
-    wanted: Sequence[Script], out: Path, options: Sequence[str], free: asyncio.Semaphore,
+    wanted: Sequence[Script], out: Path, cores: int, options: Sequence[str], free: asyncio.Semaphore,
     finished: Callable[[str, int, int], None],
 ) -> list[Result]:  # fmt: skip
     results: dict[str, Result] = {}
 
     async def one(script: Script) -> None:
         async with free:
-            results[script.name] = await script.run(out, *options)
+            results[script.name] = await script.run(out, cores, *options)
         (out / PAGE).write_text(page(in_order()), encoding="utf-8")
         finished(script.name, len(results), len(wanted))
 
