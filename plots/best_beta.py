@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from figure import deviation
 from matplotlib.figure import Figure as Drawing
 
 from fedsim.style import PAGE
@@ -39,7 +40,7 @@ def draw(
     left.grid(False)
     drawing.colorbar(image, ax=left)
     for label, losses in curves.items():
-        right.errorbar(betas, losses.mean(0), losses.std(0, ddof=1), marker="o", capsize=2, label=label)
+        right.errorbar(betas, losses.mean(0), deviation(losses), marker="o", capsize=2, label=label)
     right.set(xlabel="beta (0: FedAvg, 1: FedVARP, both by inverse participation)", ylabel=ylabel, title=title)
     right.legend()
     return drawing

@@ -22,6 +22,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure as Drawing
 from rich.console import Console
 from rich.progress import Progress
@@ -56,6 +57,11 @@ def above(claim: str, values: Sequence[float], least: float) -> Verdict:
     mean, half = mean_and_half(values)
     outcome = "PASS" if mean - half > least else "FAIL" if mean + half < least or not half else "INCONCLUSIVE"
     return Verdict(claim, outcome, f"{mean:.4g} +- {half:.2g} over {len(values)} seeds, bound {least:g}")
+
+
+def deviation(values: np.ndarray) -> np.ndarray:
+    """The standard deviation over seeds, the first axis; 0 of a single one."""
+    return values.std(0, ddof=min(1, len(values) - 1))
 
 
 @dataclass

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure import Figure, above
+from figure import Figure, above, deviation
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
@@ -70,7 +70,7 @@ def draw(runs: Runs) -> Drawing:
         (ARMS[7:], "^", ARMS[7]),
     ):
         means = [accuracy(runs, arm).mean() for arm in arms]
-        spreads = [accuracy(runs, arm).std(ddof=1) for arm in arms]
+        spreads = [deviation(accuracy(runs, arm)) for arm in arms]
         curve.errorbar([epsilon(runs, arm) for arm in arms], means, spreads, fmt=style, label=label)
     curve.axhline(accuracy(runs, "no noise").mean(), linestyle=":", color="grey", label="clipped alone")
     curve.set(xscale="log", xlabel="epsilon at delta 1e-5", ylabel=f"test accuracy, mean of {SEEDS} seeds")

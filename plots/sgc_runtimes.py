@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from figure import Figure, above
+from figure import Figure, above, deviation
 from matplotlib.figure import Figure as Drawing
 from rich.table import Table
 
@@ -67,11 +67,6 @@ def seconds(runs: list[pd.DataFrame]) -> np.ndarray:
     return np.array([rows.time_s.iloc[-1] for rows in runs])
 
 
-def deviation(runs: list[pd.DataFrame]) -> float:
-    """The standard deviation of these times; 0 of a single one."""
-    return float(seconds(runs).std(ddof=min(1, len(runs) - 1)))
-
-
 def saved(runs: dict[str, list[pd.DataFrame]], arm: str, than: str) -> list[float]:
     """The part of the time of another arm, repetition by repetition."""
     return (1 - seconds(runs[arm]) / seconds(runs[than])).tolist()
@@ -84,7 +79,7 @@ def table(source: str, runs: dict[str, list[pd.DataFrame]]) -> Table:
         shown.add_column(column, justify="right" if column else "left")
     for arm, repetitions in runs.items():
         last = pd.DataFrame([rows.iloc[-1] for rows in repetitions]).mean()
-        spread = deviation(repetitions)
+        spread = deviation(seconds(repetitions))
         shown.add_row(arm, f"{last.time_s:.1f}", f"{spread:.1f}", f"{last.waited_out:.1f}", f"{last.straggled:.0f}",
                       f"{last.copies:.2f}")  # fmt: skip
     return shown
@@ -112,12 +107,12 @@ def draw(runs: Runs) -> Drawing:
     for place, arm in enumerate(("uncoded", "GC, chosen", "SR-SGC, chosen", "M-SGC, chosen")):
         for number, rows in enumerate(runs["recorded"][arm]):
             curves.plot(rows.time_s, rows.version, color=f"C{place}", linewidth=0.8, label=None if number else arm)
-    curves.set(xlabel="virtual time (s)", ylabel="gradients", title="recorded stragglers, ten repetitions")
+    curves.set(xlabel="virtual time (s)", ylabel="gradients", title=f"recorded stragglers, seeds: {SEEDS}")
     curves.legend()
     colours = {None: "C0", "gc": "C1", "srsgc": "C2", "msgc": "C3"}
     for panel, (source, found) in zip(bars, runs.items(), strict=True):
         means = [seconds(found[arm]).mean() for arm in ARMS]
-        spreads = [deviation(found[arm]) for arm in ARMS]
+        spreads = [deviation(seconds(found[arm])) for arm in ARMS]
         panel.barh(list(ARMS), means, xerr=spreads, color=[colours[code] for code in ARMS.values()], height=0.7)
         panel.invert_yaxis()
         panel.set(title=f"stragglers: {source}", xlabel="seconds for 480 gradients")

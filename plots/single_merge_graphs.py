@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure import Figure, above
+from figure import Figure, above, deviation
 from matplotlib.figure import Figure as Drawing
 from merges import Runs, runs_of
 
@@ -57,7 +57,7 @@ def draw(runs: Runs) -> Drawing:
     drawing, (bars, traffic) = plt.subplots(2, 1, figsize=(PAGE, 5.4), sharex=True)
     for place, kind in enumerate(KINDS):
         for values, alpha in ((after(runs, kind), 0.4), (before(runs, kind), 1.0)):
-            bars.bar(place, values.mean(), yerr=values.std(), color="C0", alpha=alpha, capsize=3)
+            bars.bar(place, values.mean(), yerr=deviation(values), color="C0", alpha=alpha, capsize=3)
         traffic.bar(place, np.mean([rows.bytes_up.iloc[-1] for rows in runs[kind]]) / 1e6, color="C1")
     bars.set(
         ylabel="accuracy", title=f"agents' mean before the merge (dark), merged (light); {len(FIGURE.seeds(3))} seeds"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from figure import Figure, above
+from figure import Figure, above, deviation
 from matplotlib.figure import Figure as Drawing
 from merges import RESNET, runs_of
 
@@ -64,7 +64,7 @@ def draw(curves: Accuracies) -> Drawing:
     drawing, (bars, panel) = plt.subplots(1, 2, figsize=(PAGE, 2.7), sharey=True)
     for place, name in enumerate(WINDOWS):
         for values, alpha in ((peak(curves, name), 0.35), (final(curves, name), 1.0)):
-            bars.bar(place, values.mean(), yerr=values.std(), color="C0", alpha=alpha, capsize=3)
+            bars.bar(place, values.mean(), yerr=deviation(values), color="C0", alpha=alpha, capsize=3)
         panel.plot(curves[name][0].index, curves[name][0], label=name)
     bars.set_xticks(range(len(WINDOWS)), WINDOWS)
     bars.set(

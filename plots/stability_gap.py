@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure import Figure, above
+from figure import Figure, above, deviation
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
@@ -163,7 +163,7 @@ def bars(panel: Axes, runs: Runs) -> None:
     for place, name in enumerate(names):
         found = np.array([metrics(runs[name, seed]) for seed in SEEDS])
         places = np.arange(len(METRICS)) + 0.27 * (place - 1)
-        panel.bar(places, found.mean(0), 0.25, label=name, yerr=found.std(0))
+        panel.bar(places, found.mean(0), 0.25, label=name, yerr=deviation(found))
     panel.set(xticks=range(len(METRICS)), xticklabels=METRICS, ylim=(0, 1.3), title="at the end of the last task")
     panel.legend(ncols=3, loc="upper left")
 
