@@ -32,7 +32,7 @@ class Threads(Crew):
     def __init__(self, twin: Callable[[], Train], most: int, workers: int | None):
         """Each of so many `workers` (None: as many as cores) trains with a `twin` of its own, which has one core."""
         super().__init__(most)
-        self.workers = workers or len(os.sched_getaffinity(0))
+        self.workers = workers or os.cpu_count() or 1
         self.pool, self.own = ThreadPoolExecutor(self.workers), Own(twin)
         finalize(self, self.pool.shutdown, wait=False, cancel_futures=True)
 
