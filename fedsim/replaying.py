@@ -9,7 +9,7 @@ virtual time does not price: servers compute in no time here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -23,13 +23,11 @@ from fedsim.sources.eggroll import SCORES
 from fedsim.steps.rule import Learning
 from fedsim.training import Trainer
 from fedsim.wire.codec import FLOAT
-from fedsim.work import ClientState, LocalResult, LocalTask
+from fedsim.work import ClientState, LocalResult, LocalTask, Train
 
 if TYPE_CHECKING:
     from fedsim.aggregators.aggregator import Aggregator
     from fedsim.experiment import Experiment
-
-Train = Callable[[Sequence[LocalTask]], list[LocalResult]]
 
 
 @dataclass

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from fedsim.work import LocalResult, LocalTask
-
-Train = Callable[[Sequence[LocalTask]], list[LocalResult]]
+from fedsim.work import Train
 
 
 def twin(train: Train, shared: Iterable[Tensor]) -> Train:

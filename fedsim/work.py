@@ -5,7 +5,7 @@ Facts (who, which version, how many) are known at once; numbers may still be pen
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from weakref import ref
@@ -115,6 +115,10 @@ class LocalResult:
     def result(self) -> LocalResult:
         """Itself: numbers that are there can be asked for like pending ones."""
         return self
+
+
+Train = Callable[[Sequence[LocalTask]], list[LocalResult]]
+"""What makes results of tasks, in the same order."""
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False)

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 import fedsim
 from fedsim import experiment
 from fedsim.errors import ScenarioError
+from fedsim.executors.threads import Threads
 from fedsim.scenario import read
 from fedsim.trace import Trace
+from fedsim.work import LocalTask
 
 WRITTEN_TO = (nn.Module, Tensor, np.ndarray, np.random.Generator, dict, list, set)
 THREADS = {"remote": {"workers": 2}}
@@ -100,3 +102,20 @@ def test_recurrent_layers_are_not_switched_over_under_other_threads(plays) -> No
     with pytest.raises(ScenarioError, match=r"local: no executor elsewhere: for derivatives of recurrent layers"):
         experiment.assemble(read(threads)[0], plays)
     experiment.assemble(read(processes)[0], plays)
+
+
+def test_who_is_broken_breaks_nobody_that_was_trained_beside() -> None:
+    def train(tasks: Any) -> list[Any]:
+        if any(task.client == 1 for task in tasks):
+            raise ZeroDivisionError
+        return [task.client for task in tasks]
+
+    crew = Threads(lambda: train, most=3, workers=1)
+    good, bad, other = (LocalTask(client, torch.zeros(1), 0, 1) for client in range(3))
+    crew.launch([good, bad, other])
+    assert len({id(flight) for flight, _ in crew.flights.values()}) == 1
+    assert crew([good]) == [0]
+    with pytest.raises(ZeroDivisionError):
+        crew([bad])
+    assert crew([other]) == [2]
+    assert not crew.flights

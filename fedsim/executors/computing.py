@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
 
 from fedsim.errors import TrainingFailed
 from fedsim.units import written_duration
-from fedsim.work import Deferred, LocalResult, LocalTask
-
-Train = Callable[[Sequence[LocalTask]], list[LocalResult]]
+from fedsim.work import Deferred, Train
 
 
 def compute(train: Train, company: Sequence[Deferred]) -> list[Deferred]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from fedsim.executors.computing import Train, compute
-from fedsim.work import Deferred, Kept, LocalTask
+from fedsim.executors.computing import compute
+from fedsim.work import Deferred, Kept, LocalTask, Train
 
 
 class Inline:

@@ -9,9 +9,8 @@ from typing import Any, cast
 from weakref import WeakSet, finalize
 
 from fedsim.cluster import connect, cores_of, need_ray
-from fedsim.executors.computing import Train
 from fedsim.executors.crew import Crew
-from fedsim.work import LocalResult, LocalTask
+from fedsim.work import LocalResult, LocalTask, Train
 
 RETRIES = 5
 """So often a call is made again elsewhere if its worker or its whole machine is lost."""

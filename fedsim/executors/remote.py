@@ -8,13 +8,13 @@ from weakref import finalize
 
 from pydantic import Field
 
-from fedsim.executors.computing import Train, compute, ready
+from fedsim.executors.computing import compute, ready
 from fedsim.executors.crew import Crew
 from fedsim.executors.machines import Machines
 from fedsim.executors.stacked import Stacked
 from fedsim.executors.threads import Threads
 from fedsim.units import Size
-from fedsim.work import Deferred
+from fedsim.work import Deferred, Train
 
 CALLS = 4
 """So many stacks for each worker at a time: what it trains, what waits for it, and what waits to be read in turn."""

@@ -7,9 +7,9 @@ from weakref import WeakKeyDictionary
 
 from pydantic import Field
 
-from fedsim.executors.computing import Train, compute
+from fedsim.executors.computing import compute
 from fedsim.units import Size
-from fedsim.work import Deferred, Kept, LocalTask
+from fedsim.work import Deferred, Kept, LocalTask, Train
 
 
 class Stacked:

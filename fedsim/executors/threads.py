@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from threading import local
 from weakref import finalize
 
-from fedsim.executors.computing import Train
 from fedsim.executors.crew import Crew
-from fedsim.work import LocalResult, LocalTask
+from fedsim.work import LocalResult, LocalTask, Train
 
 
 @dataclass(eq=False)

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from fedsim.wire.codec import Codec, Draw, Message
 from fedsim.wire.privacy import Privacy
-from fedsim.work import LocalResult, LocalTask
+from fedsim.work import LocalResult, LocalTask, Train
 
-Train = Callable[[Sequence[LocalTask]], list[LocalResult]]
 Overhear = Callable[[LocalTask, Message, Draw], None]
 
 RESIDUAL = "residual"
