@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from fedsim_kernels import sgd
+from fedsim_kernels.frozen import WARPS, moving
 from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 
@@ -58,7 +59,7 @@ def kernel(params: Tensor, grads: Tensor, first: Tensor, second: Tensor, rates: 
         _adamw[(pieces(size, BLOCK), clients)](
             params, grads, first, second, rates, frozen, size, 1 - betas[0], betas[1], 1 - betas[1],
             1 - betas[0] ** step, sqrt(1 - betas[1] ** step), eps, weight_decay, *params.stride(), *grads.stride(),
-            *first.stride(), *second.stride(), rates.stride(0), frozen.stride(0), BLOCK)  # fmt: skip
+            *first.stride(), *second.stride(), rates.stride(0), frozen.stride(0), BLOCK, num_warps=WARPS)  # fmt: skip
 
 
 @jit
@@ -66,22 +67,21 @@ def _adamw(values, grads, first, second, rates, frozen, size, new, kept_squares,
            root_correction, eps, weight_decay, param_row, param_step, grad_row, grad_step, first_row, first_step,
            second_row, second_step, rate_step, frozen_step, BLOCK: constexpr):  # fmt: skip
     client = tl.program_id(1).to(tl.int64)
-    numbers = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    stays = tl.load(frozen + numbers * frozen_step, mask=numbers < size, other=1)
-    moves = stays == 0
+    numbers, stays, here = moving(frozen, size, frozen_step, BLOCK)
     param_at = values + client * param_row + numbers * param_step
     first_at = first + client * first_row + numbers * first_step
     second_at = second + client * second_row + numbers * second_step
-    grad = tl.load(grads + client * grad_row + numbers * grad_step, mask=moves, other=0.0)
-    mean = tl.load(first_at, mask=moves, other=0.0)
-    mean += new * (grad - mean)
-    square = kept_squares * tl.load(second_at, mask=moves, other=0.0) + new_squares * grad * grad
+    grad = tl.load(grads + client * grad_row + numbers * grad_step, mask=here, other=0.0)
+    last_mean, last_square = tl.load(first_at, mask=here, other=0.0), tl.load(second_at, mask=here, other=0.0)
+    mean = last_mean + new * (grad - last_mean)
+    square = kept_squares * last_square + new_squares * grad * grad
     rate = tl.load(rates + client * rate_step)
     root = tl.div_rn(tl.sqrt_rn(square), root_correction) + eps
-    param = tl.load(param_at, mask=moves, other=0.0) * (1 - rate * weight_decay)
-    tl.store(param_at, param - tl.div_rn(rate, correction) * tl.div_rn(mean, root), mask=moves)
-    tl.store(first_at, mean, mask=moves)
-    tl.store(second_at, square, mask=moves)
+    param = tl.load(param_at, mask=here, other=0.0)
+    moved = param * (1 - rate * weight_decay) - tl.div_rn(rate, correction) * tl.div_rn(mean, root)
+    tl.store(param_at, tl.where(stays, param, moved), mask=here)
+    tl.store(first_at, tl.where(stays, last_mean, mean), mask=here)
+    tl.store(second_at, tl.where(stays, last_square, square), mask=here)
 
 
 def inputs(clients: int, size: int, chance: Generator) -> Inputs:

@@ -14,6 +14,8 @@ from fedsim_kernels.op import Inputs, Op
 
 TILE = 16
 """Queries, and keys, that are multiplied at a time; a product of matrices wants 16."""
+WARPS = 8
+"""Of a program: with four, what it adds up does not fit into registers."""
 
 Both = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -88,7 +90,7 @@ class _AlignedAttention(_Heads):
         apart, dropped, entropy, full_sum, part_sum = (torch.empty_like(gate) for _ in range(5))
         if full.numel():
             _forward[_grid(q)](q, k, v, gate, chosen, full, part, apart, dropped, entropy, full_sum, part_sum,
-                               *_sizes(q, chosen, block))  # fmt: skip
+                               *_sizes(q, chosen, block), num_warps=WARPS)  # fmt: skip
         return full, part, apart, dropped, entropy, full_sum, part_sum
 
     @staticmethod
@@ -117,8 +119,8 @@ class _Slopes(_Heads):
         to_q, to_k, to_v = (torch.zeros_like(each) for each in (q, k, v))
         if q.numel():
             sizes = _sizes(q, chosen, block)
-            _queries[_grid(q)](q, k, v, chosen, *others, to_q, *sizes)
-            _keys[_grid(q)](q, k, v, chosen, *others, to_k, to_v, *sizes)
+            _queries[_grid(q)](q, k, v, chosen, *others, to_q, *sizes, num_warps=WARPS)
+            _keys[_grid(q)](q, k, v, chosen, *others, to_k, to_v, *sizes, num_warps=WARPS, num_stages=1)
         return to_q, to_k, to_v
 
     @staticmethod

@@ -43,15 +43,16 @@ def kernel(tables: Tensor, place: Tensor, sign: Tensor) -> Tensor:
 def _read(tables, place, sign, out, rows, size, table_step, row_step, step, place_row_step, place_step,
           sign_row_step, sign_step, BLOCK: constexpr, POWER: constexpr):  # fmt: skip
     numbers = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    client, row = tl.program_id(1).to(tl.int64), tl.arange(0, 1 << POWER)[None, :]
-    number = numbers[:, None]
+    numbers = tl.multiple_of(numbers, 1)  # as in `trimmed_mean`
+    client, row = tl.program_id(1).to(tl.int64), tl.arange(0, 1 << POWER)[:, None]
+    number = numbers[None, :]
     inside = (number < size) & (row < rows)
     where = tl.load(place + row * place_row_step + number * place_step, mask=inside, other=0)
     said = tl.load(tables + client * table_step + row * row_step + where * step, mask=inside, other=0.0)
     said *= tl.load(sign + row * sign_row_step + number * sign_step, mask=inside, other=0.0)
     ordered = ascending(tl.where(row < rows, said, float("inf")), BLOCK, POWER)
-    middle = tl.sum(tl.where(row == (rows - 1) // 2, ordered, 0.0), 1)
-    middle = tl.where(tl.sum((said != said).to(tl.int32), 1) > 0, float("nan"), middle)
+    middle = tl.sum(tl.where(row == (rows - 1) // 2, ordered, 0.0), 0)
+    middle = tl.where(tl.sum((said != said).to(tl.int32), 0) > 0, float("nan"), middle)
     tl.store(out + client * size + numbers, middle.to(out.dtype.element_ty), mask=numbers < size)
 
 

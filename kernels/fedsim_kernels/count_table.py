@@ -36,13 +36,13 @@ def kernel(rows: Tensor, place: Tensor, sign: Tensor, width: int) -> Tensor:
         ordered, order = place.contiguous().sort(dim=1, stable=True)
         bounds = torch.arange(width + 1, device=rows.device).expand(tables, -1).contiguous()
         starts = torch.searchsorted(ordered, bounds)
-        _add[(pieces(width, BLOCK), tables, clients)](rows, order, starts, sign, out, size, width,
-                                                      *rows.stride(), *sign.stride(), BLOCK)  # fmt: skip
+        _add[(pieces(width, BLOCK), tables, clients)](rows, order, starts, sign.gather(1, order), out, size, width,
+                                                      *rows.stride(), BLOCK)  # fmt: skip
     return out
 
 
 @jit
-def _add(rows, order, starts, sign, out, size, width, row_step, step, sign_row_step, sign_step, BLOCK: constexpr):
+def _add(rows, order, starts, signs, out, size, width, row_step, step, BLOCK: constexpr):
     bins = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     table, client, inside = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64), bins < width
     start = starts + table * (width + 1) + bins
@@ -53,8 +53,7 @@ def _add(rows, order, starts, sign, out, size, width, row_step, step, sign_row_s
         there = member < end
         number = tl.load(order + table * size + member, mask=there, other=0)
         value = tl.load(rows + client * row_step + number * step, mask=there, other=0.0).to(tl.float64)
-        signed = tl.load(sign + table * sign_row_step + number * sign_step, mask=there, other=0.0).to(tl.float64)
-        total += signed * value
+        total += tl.load(signs + table * size + member, mask=there, other=0.0).to(tl.float64) * value
         member += 1
     place = out + (client * tl.num_programs(1) + table) * width + bins
     tl.store(place, total.to(out.dtype.element_ty), mask=inside)

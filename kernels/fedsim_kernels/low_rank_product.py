@@ -7,9 +7,9 @@ from torch import Generator, Tensor
 
 from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
-from fedsim_kernels.tiles import put, tile
+from fedsim_kernels.tiles import put, sizes, tile
 
-ROWS, COLUMNS, INNER = 16, 32, 128
+ROWS, COLUMNS, INNER = 16, 64, 32
 """Of a tile of results, and how much of their sums at a time; a product of matrices wants 16 of each."""
 THIN = 16
 
@@ -69,12 +69,12 @@ def _product(
 
 
 def inputs(members: int, size: int, chance: Generator) -> Inputs:
-    """Members with 17 examples of so many numbers, 33 results, rank 3, and signs that go opposite ways."""
-    scale = max(1, size) ** -0.5
+    """Members with a few examples of so many numbers, and results, rank 3, and signs that go opposite ways."""
+    (batch, units), scale = sizes(size), max(1, size) ** -0.5
     return {
-        "x": torch.randn(members, 17, size, generator=chance),
-        "weight": scale * torch.randn(33, size, generator=chance),
-        "left": torch.randn(members, 33, 3, generator=chance),
+        "x": torch.randn(members, batch, size, generator=chance),
+        "weight": scale * torch.randn(units, size, generator=chance),
+        "left": torch.randn(members, units, 3, generator=chance),
         "right": scale * torch.randn(members, size, 3, generator=chance),
         "signs": 0.1 * (1 - 2 * (torch.arange(members) % 2)).float(),
     }
@@ -90,5 +90,5 @@ OP = Op(
     ),
     tolerance=2**-17,
     rowwise=("x", "left", "right", "signs"),
-    timed=(128, 4096),
+    timed=(1024, 4096),
 )

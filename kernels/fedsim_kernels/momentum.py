@@ -6,6 +6,7 @@ import torch
 from torch import Generator, Tensor
 
 from fedsim_kernels import sgd
+from fedsim_kernels.frozen import WARPS, moving
 from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 
@@ -48,7 +49,7 @@ def kernel(params: Tensor, grads: Tensor, buffers: Tensor, rates: Tensor, frozen
     if params.numel():
         _momentum[(pieces(size, BLOCK), clients)](
             params, grads, buffers, rates, frozen, size, decay, weight_decay, *params.stride(), *grads.stride(),
-            *buffers.stride(), rates.stride(0), frozen.stride(0), nesterov, BLOCK)  # fmt: skip
+            *buffers.stride(), rates.stride(0), frozen.stride(0), nesterov, BLOCK, num_warps=WARPS)  # fmt: skip
 
 
 @jit
@@ -56,19 +57,19 @@ def _momentum(values, grads, buffers, rates, frozen, size, decay, weight_decay, 
               grad_step, buffer_row, buffer_step, rate_step, frozen_step, NESTEROV: constexpr,
               BLOCK: constexpr):  # fmt: skip
     client = tl.program_id(1).to(tl.int64)
-    numbers = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    stays = tl.load(frozen + numbers * frozen_step, mask=numbers < size, other=1)
-    moves = stays == 0
+    numbers, stays, here = moving(frozen, size, frozen_step, BLOCK)
     param_at = values + client * param_row + numbers * param_step
     buffer_at = buffers + client * buffer_row + numbers * buffer_step
-    param = tl.load(param_at, mask=moves, other=0.0)
-    slope = tl.load(grads + client * grad_row + numbers * grad_step, mask=moves, other=0.0) + weight_decay * param
-    velocity = decay * tl.load(buffer_at, mask=moves, other=0.0) + slope
+    param = tl.load(param_at, mask=here, other=0.0)
+    slope = tl.load(grads + client * grad_row + numbers * grad_step, mask=here, other=0.0) + weight_decay * param
+    buffer = tl.load(buffer_at, mask=here, other=0.0)
+    velocity = decay * buffer + slope
     along = velocity
     if NESTEROV:
         along = slope + decay * velocity
-    tl.store(param_at, param - tl.load(rates + client * rate_step) * along, mask=moves)
-    tl.store(buffer_at, velocity, mask=moves)
+    moved = param - tl.load(rates + client * rate_step) * along
+    tl.store(param_at, tl.where(stays, param, moved), mask=here)
+    tl.store(buffer_at, tl.where(stays, buffer, velocity), mask=here)
 
 
 def inputs(clients: int, size: int, chance: Generator) -> Inputs:

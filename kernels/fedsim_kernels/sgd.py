@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
+from fedsim_kernels.frozen import WARPS, moving
 from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 
@@ -37,27 +38,26 @@ def kernel(params: Tensor, grads: Tensor, rates: Tensor, frozen: Tensor, weight_
     if params.numel():
         _sgd[(pieces(size, BLOCK), clients)](
             params, grads, rates, frozen, size, weight_decay, *params.stride(), *grads.stride(), rates.stride(0),
-            frozen.stride(0), BLOCK)  # fmt: skip
+            frozen.stride(0), BLOCK, num_warps=WARPS)  # fmt: skip
 
 
 @jit
 def _sgd(values, grads, rates, frozen, size, weight_decay, param_row, param_step, grad_row, grad_step, rate_step,
          frozen_step, BLOCK: constexpr):  # fmt: skip
     client = tl.program_id(1).to(tl.int64)
-    numbers = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    stays = tl.load(frozen + numbers * frozen_step, mask=numbers < size, other=1)
-    moves = stays == 0
+    numbers, stays, here = moving(frozen, size, frozen_step, BLOCK)
     param_at = values + client * param_row + numbers * param_step
-    param = tl.load(param_at, mask=moves, other=0.0)
-    grad = tl.load(grads + client * grad_row + numbers * grad_step, mask=moves, other=0.0)
+    param = tl.load(param_at, mask=here, other=0.0)
+    grad = tl.load(grads + client * grad_row + numbers * grad_step, mask=here, other=0.0)
     rate = tl.load(rates + client * rate_step)
-    tl.store(param_at, param - rate * (grad + weight_decay * param), mask=moves)
+    moved = param - rate * (grad + weight_decay * param)
+    tl.store(param_at, tl.where(stays, param, moved), mask=here)
 
 
 def inputs(clients: int, size: int, chance: Generator) -> Inputs:
-    """A fifth is frozen."""
+    """A fifth is frozen, all in a row, as a layer is."""
     params, grads = (torch.randn(clients, size, generator=chance) for _ in range(2))
-    rates, frozen = torch.rand(clients, generator=chance), torch.rand(size, generator=chance) < 0.2
+    rates, frozen = torch.rand(clients, generator=chance), (torch.arange(size) - size // 3).abs() < size // 10
     return {"params": params, "grads": grads, "rates": rates, "frozen": frozen, "weight_decay": 0.01}
 
 

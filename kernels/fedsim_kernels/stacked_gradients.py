@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
-from fedsim_kernels.tiles import put, tile
+from fedsim_kernels.tiles import put, sizes, tile
 
 ROWS, COLUMNS, INNER = 32, 128, 16
 """Of a tile of results, and how many examples are added up at a time; a product of matrices wants 16 of each."""
@@ -59,10 +59,11 @@ def _gradients(
 
 
 def inputs(clients: int, size: int, chance: Generator) -> Inputs:
-    """Clients with 17 examples of so many numbers, and 33 units."""
+    """Clients with a few examples of so many numbers, and units."""
+    batch, units = sizes(size)
     return {
-        "slope": torch.randn(clients, 17, 33, generator=chance),
-        "given": torch.randn(clients, 17, size, generator=chance),
+        "slope": torch.randn(clients, batch, units, generator=chance),
+        "given": torch.randn(clients, batch, size, generator=chance),
     }
 
 
@@ -79,5 +80,5 @@ OP = Op(
     moved=moved,
     tolerance=2**-19,
     rowwise=("slope", "given"),
-    timed=(256, 1024),
+    timed=(256, 4096),
 )

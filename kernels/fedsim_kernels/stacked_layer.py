@@ -12,9 +12,9 @@ from torch.autograd.function import once_differentiable
 from fedsim_kernels import stacked_gradients, stacked_slopes
 from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
-from fedsim_kernels.tiles import put, tile
+from fedsim_kernels.tiles import put, sizes, tile
 
-ROWS, COLUMNS, INNER = 16, 32, 128
+ROWS, COLUMNS, INNER = 16, 64, 32
 """Of a tile of results, and how much of their sums at a time; a product of matrices wants 16 of each."""
 
 
@@ -84,11 +84,12 @@ def _layer(
 
 
 def inputs(clients: int, size: int, chance: Generator) -> Inputs:
-    """Clients with 17 examples of so many numbers, and 33 hidden units."""
+    """Clients with a few examples of so many numbers, and hidden units."""
+    batch, units = sizes(size)
     return {
-        "x": torch.randn(clients, 17, size, generator=chance),
-        "weight": max(1, size) ** -0.5 * torch.randn(clients, 33, size, generator=chance),
-        "bias": torch.randn(clients, 33, generator=chance),
+        "x": torch.randn(clients, batch, size, generator=chance),
+        "weight": max(1, size) ** -0.5 * torch.randn(clients, units, size, generator=chance),
+        "bias": torch.randn(clients, units, generator=chance),
     }
 
 
@@ -111,6 +112,6 @@ OP = Op(
     differentiable=("x", "weight", "bias"),
     tolerance=2**-17,
     rowwise=("x", "weight", "bias"),
-    timed=(256, 1024),
+    timed=(256, 4096),
 )
 OP_SCORES = replace(OP, inputs=inputs_of_scores)

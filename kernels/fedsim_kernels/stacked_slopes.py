@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
-from fedsim_kernels.tiles import put, tile
+from fedsim_kernels.tiles import put, sizes, tile
 
 ROWS, COLUMNS, INNER = 16, 128, 32
 """Of a tile of results, and how much of their sums at a time; a product of matrices wants 16 of each."""
@@ -61,11 +61,12 @@ def _slopes(
 
 
 def inputs(clients: int, size: int, chance: Generator) -> Inputs:
-    """Clients with 17 examples, 33 units and so many inputs, about half of them 0."""
+    """Clients with a few examples and units, and so many inputs, about half of them 0."""
+    batch, units = sizes(size)
     return {
-        "slope": torch.randn(clients, 17, 33, generator=chance),
-        "weight": 33**-0.5 * torch.randn(clients, 33, size, generator=chance),
-        "gate": torch.randn(clients, 17, size, generator=chance).relu_(),
+        "slope": torch.randn(clients, batch, units, generator=chance),
+        "weight": units**-0.5 * torch.randn(clients, units, size, generator=chance),
+        "gate": torch.randn(clients, batch, size, generator=chance).relu_(),
     }
 
 
@@ -77,5 +78,5 @@ OP = Op(
     moved=lambda slope, weight, gate: slope.nbytes + weight.nbytes + 2 * gate.nbytes,
     tolerance=2**-19,
     rowwise=("slope", "weight", "gate"),
-    timed=(256, 1024),
+    timed=(256, 4096),
 )

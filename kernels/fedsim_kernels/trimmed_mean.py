@@ -11,9 +11,9 @@ from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 from fedsim_kernels.sorting import ascending
 
-BLOCK = 4096
-"""Numbers that a program sorts, if there are no more clients than a NARROW-th of that."""
-NARROW = 8
+BLOCK = 8192
+"""Numbers that a program of four warps sorts: 64 of a thread, which are one coordinate's if there are 64 clients."""
+NARROW = 32
 """Coordinates of a program, at least: what memory is read in."""
 
 
@@ -40,8 +40,9 @@ def kernel(rows: Tensor, trimmed: int) -> Tensor:
     if rows.numel():
         power = (clients - 1).bit_length()
         block = max(NARROW, BLOCK >> power)
+        warps = min(32, max(4, (block << power) // 2048))
         _mean[(pieces(size, block),)](rows, out, clients, size, *rows.stride(), out.stride(0), *_kept(clients, trimmed),
-                                      block, power)  # fmt: skip
+                                      block, power, num_warps=warps)  # fmt: skip
     return out
 
 
@@ -54,12 +55,13 @@ def _kept(clients: int, trimmed: int) -> tuple[int, int]:
 @jit
 def _mean(rows, out, clients, size, row_step, step, out_step, first, end, BLOCK: constexpr, POWER: constexpr):
     places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    places = tl.multiple_of(places, 1)  # says less than is so: else fours are read, and a coordinate has many threads
     client = tl.arange(0, 1 << POWER)
-    inside = (places[:, None] < size) & (client[None, :] < clients)
-    values = tl.load(rows + client[None, :] * row_step + places[:, None] * step, mask=inside, other=float("inf"))
+    inside = (client[:, None] < clients) & (places[None, :] < size)
+    values = tl.load(rows + client[:, None] * row_step + places[None, :] * step, mask=inside, other=float("inf"))
     values = tl.where(values == values, values, float("inf"))
     kept = (client >= first) & (client < end)
-    total = tl.sum(tl.where(kept[None, :], ascending(values, BLOCK, POWER).to(tl.float64), 0.0), 1)
+    total = tl.sum(tl.where(kept[:, None], ascending(values, BLOCK, POWER).to(tl.float64), 0.0), 0)
     tl.store(out + places * out_step, (total / (end - first)).to(out.dtype.element_ty), mask=places < size)
 
 
