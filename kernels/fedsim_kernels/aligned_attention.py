@@ -291,6 +291,7 @@ OP = Op(
     kernel=kernel,
     inputs=inputs,
     moved=lambda q, k, v, gate, chosen, block: 5 * q.nbytes + 4 * gate.nbytes + chosen.nbytes,
+    flops=lambda q, k, v, gate, chosen, block: 3 * q.numel() * q.shape[1],
     differentiable=("q", "k", "v", "gate"),
     tolerance=2**-18,
     rowwise=("q", "k", "v", "gate", "chosen"),

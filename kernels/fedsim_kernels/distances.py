@@ -77,5 +77,7 @@ OP = Op(
     kernel=kernel,
     inputs=inputs,
     moved=lambda rows: rows.nbytes + 8 * len(rows) ** 2,
+    flops=lambda rows: 3 * rows.numel() * len(rows) // 2,
+    computes=torch.float64,
     tolerance=2**-44,
 )

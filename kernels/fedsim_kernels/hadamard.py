@@ -108,6 +108,7 @@ OP = Op(
     kernel=kernel,
     inputs=inputs,
     moved=lambda rows: rows.nbytes + len(rows) * padded(rows.shape[1]) * rows.element_size(),
+    fraction=0.7,
     tolerance=2**-22,
     rowwise=("rows",),
 )

@@ -88,6 +88,9 @@ OP = Op(
     moved=lambda x, weight, left, right, signs: (
         x.nbytes + weight.nbytes + left.nbytes + right.nbytes + 4 * len(x) * x.shape[1] * len(weight)
     ),
+    flops=lambda x, weight, left, right, signs: (
+        2 * (x.shape[1] * (len(x) * weight.numel() + left.numel() + right.numel()))
+    ),
     tolerance=2**-17,
     rowwise=("x", "left", "right", "signs"),
     timed=(1024, 4096),

@@ -6,10 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Generator
 
 Inputs = dict[str, Any]
 """Arguments by name."""
+
+
+@dataclass(frozen=True)
+class Rival:
+    """What else does the same."""
+
+    name: str
+    run: Callable[..., Any]
+    """Takes the op's arguments."""
+    times: float
+    """As long as the op it should take, at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +41,14 @@ class Op:
     """Arguments for so many rows of so many numbers, float32 on the CPU."""
     moved: Callable[..., int]
     """Bytes that have to be read and written at least, of the arguments."""
+    flops: Callable[..., int] | None = None
+    """Sums and products, of the arguments, where they may take longer than memory."""
+    computes: torch.dtype = torch.float32
+    """In what."""
+    fraction: float = 0.8
+    """Of a copy's bandwidth that it should reach on an H100, if memory is what limits it."""
+    rival: Rival | None = None
+    """Beside compiled torch."""
     differentiable: tuple[str, ...] = ()
     """Arguments that gradients flow to."""
     tolerance: float = 2**-23

@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from fedsim_kernels.frozen import WARPS, moving
 from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
-from fedsim_kernels.op import Inputs, Op
+from fedsim_kernels.op import Inputs, Op, Rival
 
 BLOCK = 1024
 
@@ -41,6 +41,15 @@ def kernel(params: Tensor, grads: Tensor, rates: Tensor, frozen: Tensor, weight_
             frozen.stride(0), BLOCK, num_warps=WARPS)  # fmt: skip
 
 
+@torch.no_grad()
+def foreach(params: Tensor, grads: Tensor, rates: Tensor, frozen: Tensor, weight_decay: float = 0.0) -> None:
+    """By what torch's optimizers are made of, with a list of clients."""
+    slopes = torch._foreach_add(grads.unbind(), params.unbind(), alpha=weight_decay)
+    torch._foreach_mul_(slopes, (-rates).tolist())
+    torch._foreach_mul_(slopes, [(~frozen).to(params.dtype)] * len(params))
+    torch._foreach_add_(params.unbind(), slopes)
+
+
 @jit
 def _sgd(values, grads, rates, frozen, size, weight_decay, param_row, param_step, grad_row, grad_step, rate_step,
          frozen_step, BLOCK: constexpr):  # fmt: skip
@@ -69,4 +78,5 @@ OP = Op(
     moved=lambda params, frozen, **others: 3 * int((~frozen).sum()) * len(params) * params.itemsize + frozen.nbytes,
     tolerance=2**-21,
     rowwise=("params", "grads", "rates"),
+    rival=Rival("foreach", foreach, 3.0),
 )

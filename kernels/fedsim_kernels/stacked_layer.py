@@ -103,12 +103,18 @@ def moved(x: Tensor, weight: Tensor, bias: Tensor, **others: object) -> int:
     return x.nbytes + weight.nbytes + bias.nbytes + x.element_size() * len(x) * x.shape[1] * weight.shape[1]
 
 
+def flops(x: Tensor, weight: Tensor, **others: object) -> int:
+    """A product and a sum for each weight and example."""
+    return 2 * weight.numel() * x.shape[1]
+
+
 OP = Op(
     pick=stacked_layer,
     reference=reference,
     kernel=kernel,
     inputs=inputs,
     moved=moved,
+    flops=flops,
     differentiable=("x", "weight", "bias"),
     tolerance=2**-17,
     rowwise=("x", "weight", "bias"),

@@ -76,6 +76,7 @@ OP = Op(
     kernel=kernel,
     inputs=inputs,
     moved=lambda slope, weight, gate: slope.nbytes + weight.nbytes + 2 * gate.nbytes,
+    flops=lambda slope, weight, gate: 2 * weight.numel() * slope.shape[1],
     tolerance=2**-19,
     rowwise=("slope", "weight", "gate"),
     timed=(256, 4096),
