@@ -98,13 +98,15 @@ def choose(
     64-10, 784-10, 64-120-10 and 784-200-200-10, batches of 10 and 32, one thread and two. Four clients one
     after another took 0.75 to 0.9 of their time vectorised for FedAvg's CNN and a small ResNet, 0.2 to 0.3 for an LSTM;
     16 took 0.55 for `cnn_group`, and between 0.85 and 1.15 of what their convolutions as one in groups would take.
-    Nothing is measured on a GPU. Recurrent layers have one client at a time there too: torch cannot vectorise the way
-    back through cuDNN's.
+    Nothing is measured on a GPU, whose caches are others. Recurrent layers have one client at a time there too: torch
+    cannot vectorise the way back through cuDNN's.
     """
     if clip is not None:
         return PerExample(module, clip), EXAMPLES
-    if ClosedForm.suits(module):
-        source = ClosedForm(module)
-        return source, max(1, min(COHORT, WORKING_SET // source.working_set(size, batch)))
-    alone = device.type == "cpu" or recurrent(module)
-    return (Single(module), 1) if alone else (Vmapped(module), GPU_COHORT)
+    dense, gpu = ClosedForm.suits(module), device.type != "cpu"
+    if gpu and not recurrent(module):
+        return (ClosedForm if dense else Vmapped)(module), GPU_COHORT
+    if not dense:
+        return Single(module), 1
+    source = ClosedForm(module)
+    return source, max(1, min(COHORT, WORKING_SET // source.working_set(size, batch)))

@@ -44,10 +44,11 @@ def kernel(params: Tensor, grads: Tensor, rates: Tensor, frozen: Tensor, weight_
 @torch.no_grad()
 def foreach(params: Tensor, grads: Tensor, rates: Tensor, frozen: Tensor, weight_decay: float = 0.0) -> None:
     """By what torch's optimizers are made of, with a list of clients."""
-    slopes = torch._foreach_add(grads.unbind(), params.unbind(), alpha=weight_decay)
-    torch._foreach_mul_(slopes, (-rates).tolist())
-    torch._foreach_mul_(slopes, [(~frozen).to(params.dtype)] * len(params))
-    torch._foreach_add_(params.unbind(), slopes)
+    add, multiply, add_to = torch._foreach_add, torch._foreach_mul_, torch._foreach_add_  # pyright: ignore
+    slopes = add(grads.unbind(), params.unbind(), alpha=weight_decay)
+    multiply(slopes, (-rates).tolist())
+    multiply(slopes, [(~frozen).to(params.dtype)] * len(params))
+    add_to(params.unbind(), slopes)
 
 
 @jit
