@@ -58,8 +58,8 @@ def padded(size: int) -> int:
 def product(rows: Tensor, size: int, before: Tensor | None = None, after: Tensor | None = None) -> Tensor:
     """The first `size` of every after * H (before * x), x a row padded with zeros: (K, size), in the rows' type.
 
-    The first pass writes what is returned, the others change it in place: of a few rows at a time, so that they find
-    them in the cache.
+    The first pass writes what is returned, the others change it in place: a few rows at a time, which they find in the
+    cache. Nothing is fused, so that it rounds alike however it is compiled.
     """
     full = padded(max(rows.shape[1], size))
     powers = _powers(full.bit_length() - 1)
@@ -91,7 +91,8 @@ def _passed(rows: Tensor, out: Tensor, size: int, done: int, power: int,
     block = min(BLOCK, full)
     steps = (0 if factor is None else factor.stride(0) for factor in (before, after))
     _pass[(full // block, clients)](rows, before, after, out, rows.shape[1], whole, *rows.stride(), *steps,
-                                    out.stride(0), block, done, power, num_warps=max(1, block // WARP))  # fmt: skip
+                                    out.stride(0), block, done, power, num_warps=max(1, block // WARP),
+                                    enable_fp_fusion=False)  # fmt: skip
 
 
 @jit
@@ -138,6 +139,6 @@ OP = Op(
     kernel=kernel,
     inputs=inputs,
     moved=lambda rows: rows.nbytes + len(rows) * padded(rows.shape[1]) * rows.element_size(),
-    tolerance=2**-21,
+    tolerance=2**-20,
     rowwise=("rows",),
 )
