@@ -284,6 +284,21 @@ def test_scores_of_the_examples_lie_next_to_each_other() -> None:
 
 
 @needs_triton
+def test_how_many_rows_are_transformed_at_a_time_changes_no_bit() -> None:
+    code = """
+import torch
+from fedsim_kernels import hadamard
+hadamard.BLOCK = 32
+rows = torch.randn(5, 1100, generator=torch.Generator().manual_seed(2))
+whole = hadamard.kernel(rows)
+for some in (0, 1, 3):
+    hadamard.CACHED = some * 4 * 2048
+    print(hadamard.kernel(rows).equal(whole), hadamard.product(rows, 1100).equal(whole[:, :1100]))
+"""
+    assert ran("-c", code, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="") == "True True\n" * 3
+
+
+@needs_triton
 def test_second_derivatives_of_a_layer_are_refused_and_not_wrong() -> None:
     code = """
 import torch

@@ -49,6 +49,6 @@ OP = Op(
     moved=lambda rows, sign, taken, size: (
         rows.nbytes + sign.nbytes + taken.nbytes + len(rows) * size * rows.element_size()
     ),
-    tolerance=2**-21,
+    tolerance=2**-20,
     rowwise=("rows",),
 )
