@@ -44,6 +44,7 @@ def taken(experiment: Experiment, simulation: Federated, trace: Trace) -> Checkp
     holders = sorted(simulation.world.holders.members.items())
     facts = {
         "scenario": experiment.arm.digest,
+        "data": experiment.dataset.digest,
         "versions": {name: version(name) for name in VERSIONS},
         "turns": progress.turns,
         "trace": trace.digest(),
@@ -104,6 +105,9 @@ def check_origin(experiment: Experiment, facts: Mapping[str, Any]) -> list[str]:
     """What is to be said of where a checkpoint comes from."""
     if facts["scenario"] != experiment.arm.digest:
         raise ScenarioError("scenario.yaml: it was changed after this run had begun; run the changed one anew")
+    if facts["data"] != experiment.dataset.digest:
+        data = experiment.arm.keys.data.name
+        raise ScenarioError(f"data.{data}: these are other examples than this run had begun with; run it anew")
     here, there = {name: version(name) for name in VERSIONS}, facts["versions"]
     other = [f"{name} {there[name]}, and this is {here[name]}" for name in VERSIONS if there[name] != here[name]]
     if there["fedsim-lab"] != here["fedsim-lab"]:

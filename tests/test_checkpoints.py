@@ -22,6 +22,7 @@ import fedsim.__main__
 from fedsim import conduct, experiment, keeping, repeating, scenario
 from fedsim.aggregators import FedBuff
 from fedsim.checkpoints import KEPT, Checkpoint, Checkpoints, Damaged, read, sha256
+from fedsim.data.images import Digits
 from fedsim.errors import Interrupted, RunFailed, ScenarioError
 from fedsim.evaluation import Evaluator
 from fedsim.selection import Uniform
@@ -364,6 +365,20 @@ def test_a_scenario_that_was_changed_meanwhile_is_refused(path) -> None:
     file = path / "scenario.yaml"
     file.write_text(file.read_text().replace("seed: 3", "seed: 4"))
     with pytest.raises(ScenarioError, match=r"^scenario.yaml: it was changed after this run had begun; run the"):
+        conduct.resume(path)
+    assert Checkpoints(path / "checkpoint").files()
+
+
+def test_data_that_were_changed_meanwhile_are_refused(path, monkeypatch) -> None:
+    load = Digits.load
+
+    def changed(self, folders):
+        found = load(self, folders)
+        found.x_test[7, 0, 3, 3] += 1
+        return found
+
+    monkeypatch.setattr(Digits, "load", changed)
+    with pytest.raises(ScenarioError, match=r"^data.digits: these are other examples than this run had begun with"):
         conduct.resume(path)
     assert Checkpoints(path / "checkpoint").files()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
 from typing import Annotated
 
 import numpy as np
@@ -79,6 +81,17 @@ class Dataset:
         """The same with its tensors on a device; itself if they are there."""
         there = {name: getattr(self, name).to(device) for name in ("x", "y", "x_test", "y_test")}
         return self if all(tensor is getattr(self, name) for name, tensor in there.items()) else replace(self, **there)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all examples, labels and codes, in hexadecimal."""
+        tensors = (self.x, self.y, self.x_test, self.y_test)
+        codes = (part for part in (self.groups, self.tasks, self.test_tasks) if part is not None)
+        found = sha256()
+        for part in (*(tensor.cpu().numpy() for tensor in tensors), *codes):
+            found.update(f"{part.dtype} {part.shape}".encode())
+            found.update(np.ascontiguousarray(part).data)
+        return found.hexdigest()
 
     @property
     def has_classes(self) -> bool:
