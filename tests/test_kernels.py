@@ -358,3 +358,29 @@ def test_sparse_attention_is_the_models() -> None:
     everything = pick(*heads, torch.ones_like(chosen), block=4)
     dense = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).flatten(0, 1)
     torch.testing.assert_close(everything, dense, rtol=1e-12, atol=1e-12)
+
+
+@needs_triton
+def test_sparse_attention_to_a_block_that_hundreds_see_and_by_queries_that_see_one() -> None:
+    """A list in pieces, queries that have nothing but their own block, blocks that are halved; and gradients."""
+    code = """
+import torch
+from fedsim_kernels import pairs
+from fedsim_kernels.sparse_attention import kernel, reference
+pairs.PIECE = 50
+for length, block in ((360, 32), (150, 130)):
+    given = torch.randn(3, 1, length, 5, generator=torch.Generator().manual_seed(length))
+    tokens = torch.arange(length).unsqueeze(1)
+    chosen = tokens // block == torch.arange(-(-length // block))
+    chosen[:, 0] |= tokens[:, 0] % 3 > 0
+    lists = pairs.pairs(chosen.unsqueeze(0), block)
+    assert length == 150 or (len(lists.rows) > 200 and len(lists.begins) > 4 and not lists.queries.diff().all())
+    found, exact = given.clone().requires_grad_(), given.double().requires_grad_()
+    out, expected = (way(*of, chosen.unsqueeze(0), block) for way, of in ((kernel, found), (reference, exact)))
+    along = torch.linspace(-1, 2, out.numel()).view_as(out)
+    out.backward(along)
+    expected.backward(along.double())
+    for one, other in ((out, expected), (found.grad, exact.grad)):
+        torch.testing.assert_close(one.double(), other, rtol=2**-18, atol=2**-18)
+"""
+    ran("-c", code, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
