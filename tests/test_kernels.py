@@ -365,9 +365,9 @@ def test_sparse_attention_to_a_block_that_hundreds_see_and_by_queries_that_see_o
     """A list in pieces, queries that have nothing but their own block, blocks that are halved; and gradients."""
     code = """
 import torch
-from fedsim_kernels import pairs
+from fedsim_kernels import pairs, sparse_attention
 from fedsim_kernels.sparse_attention import kernel, reference
-pairs.PIECE = 50
+pairs.PIECE, sparse_attention.HELD = 50, 1024
 for length, block in ((360, 32), (150, 130)):
     given = torch.randn(3, 1, length, 5, generator=torch.Generator().manual_seed(length))
     tokens = torch.arange(length).unsqueeze(1)

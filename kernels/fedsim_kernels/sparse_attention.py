@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
@@ -16,8 +17,8 @@ from fedsim_kernels.tiles import put, tile
 
 TILE = 16
 """Queries that are multiplied with a block at a time, and those of a program; a product of matrices wants 16."""
-WIDE = 64
-"""Tokens of a block that a program holds; a wider one is halved, as both halves are seen by the same queries."""
+HELD = 64 * 64
+"""Numbers of a block's keys that a program holds; a larger one is halved, as the same queries see both halves."""
 
 
 def sparse_attention(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int) -> Tensor:
@@ -57,7 +58,7 @@ def kernel(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int) -> Tenso
     two places until gradients are known, for each query and block before its own; backward D, and 2 D for each piece
     and token of its block.
     """
-    while block > WIDE and block % 2 == 0:
+    while prod(powers_of_2(block, q.shape[2])) > HELD and block % 2 == 0:
         chosen, block = chosen.repeat_interleave(2, dim=2), block // 2
     chosen = chosen[..., : pieces(q.shape[1], block)]
     return _SparseAttention.apply(q, k, v, chosen, block)  # pyright: ignore[reportReturnType]
