@@ -54,9 +54,9 @@ def reference(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int) -> Te
 def kernel(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int) -> Tensor:
     """A program a piece of the list of those who see a block, then one a few queries, which adds up what they see.
 
-    So a block is read by each piece of its list, and not by each query in it. In between that takes D + 2 numbers, and
-    two places until gradients are known, for each query and block before its own; backward D, and 2 D for each piece
-    and token of its block.
+    So a block is read by each piece of its list, and not by each query in it. In memory that takes D + 2 numbers for
+    each query and each block of the past that it sees, and two places until gradients are known; these take D numbers
+    for each of them, and 2 D for each piece and token of its block.
     """
     while prod(powers_of_2(block, q.shape[2])) > HELD and block % 2 == 0:
         chosen, block = chosen.repeat_interleave(2, dim=2), block // 2
@@ -98,7 +98,10 @@ def attended(q: Tensor, k: Tensor, v: Tensor, block: int, seen: Pairs) -> tuple[
 @jit
 def _past(q, k_t, v, rows, places, tokens, begins, ends, mixed, highs, totals, scale, height, count, width, block,
           TILE: constexpr, BLOCK: constexpr, WIDTH: constexpr):  # fmt: skip
-    """Of a piece of those who see a block: parts times values, the highest score, and the sum of parts."""
+    """Of a piece of those who see a block: parts times values, the highest score, and the sum of parts.
+
+    Keys lie as columns, as threads side by side read a row of a product's second matrix, in other banks each.
+    """
     piece, token, number = tl.program_id(0), tl.arange(0, BLOCK), tl.arange(0, WIDTH)
     at, end = tl.load(tokens + piece), tl.load(ends + piece)
     keys = tile(k_t + at, number, token, width, block, height, 1)

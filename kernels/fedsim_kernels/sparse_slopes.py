@@ -39,7 +39,10 @@ def slopes(
 @jit
 def _past(q, k, k_t, v_t, slope, inner, sums, rows, places, tokens, begins, ends, to_pairs, to_keys, to_values,
           scale, height, count, width, block, TILE: constexpr, BLOCK: constexpr, WIDTH: constexpr):  # fmt: skip
-    """Of a piece of those who see a block: each query's share, and the block's keys' and values'."""
+    """Of a piece of those who see a block: each query's share, and the block's keys' and values'.
+
+    One stage, as what is fetched ahead does not fit into registers.
+    """
     piece, token, number = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK), tl.arange(0, WIDTH)
     at, end = tl.load(tokens + piece), tl.load(ends + piece)
     keys, values = [tile(each + at, number, token, width, block, height, 1) for each in (k_t, v_t)]
