@@ -345,3 +345,52 @@ def test_sparse_attention_is_the_models() -> None:
     everything = pick(*heads, torch.ones_like(chosen), block=4)
     dense = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True).flatten(0, 1)
     torch.testing.assert_close(everything, dense, rtol=1e-12, atol=1e-12)
+
+
+@needs_triton
+def test_sparse_attention_to_a_block_that_hundreds_see_and_by_queries_that_see_one() -> None:
+    """A list in pieces, queries that have nothing but their own block, blocks that are halved; and gradients."""
+    code = """
+import torch
+from fedsim_kernels import pairs, sparse_attention
+from fedsim_kernels.sparse_attention import kernel, reference
+pairs.PIECE, sparse_attention.HELD = 50, 1024
+for length, block in ((360, 32), (150, 130)):
+    given = torch.randn(3, 1, length, 5, generator=torch.Generator().manual_seed(length))
+    tokens = torch.arange(length).unsqueeze(1)
+    chosen = tokens // block == torch.arange(-(-length // block))
+    chosen[:, 0] |= tokens[:, 0] % 3 > 0
+    lists = pairs.pairs(chosen.unsqueeze(0), block)
+    assert length == 150 or (len(lists.rows) > 200 and len(lists.begins) > 4 and not lists.queries.diff().all())
+    found, exact = given.clone().requires_grad_(), given.double().requires_grad_()
+    out, expected = (way(*of, chosen.unsqueeze(0), block) for way, of in ((kernel, found), (reference, exact)))
+    along = torch.linspace(-1, 2, out.numel()).view_as(out)
+    out.backward(along)
+    expected.backward(along.double())
+    for one, other in ((out, expected), (found.grad, exact.grad)):
+        torch.testing.assert_close(one.double(), other, rtol=2**-18, atol=2**-18)
+"""
+    ran("-c", code, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
+
+
+@needs_triton
+def test_a_key_that_is_infinitely_far_harms_no_gradient_but_of_queries_that_see_it() -> None:
+    """Nor do those who are not there where a list is shorter than a tile. The reference's queries all meet it."""
+    code = """
+import torch
+from fedsim_kernels.sparse_attention import kernel, reference
+given = torch.randn(3, 1, 38, 5, generator=torch.Generator().manual_seed(2))
+given[0, ..., 0], given[1, 0, 3, 0] = 1, -torch.inf
+tokens = torch.arange(38).unsqueeze(1)
+chosen = (torch.arange(5) == tokens // 8) | (tokens % 2 == 0)
+found, exact = given.clone().requires_grad_(), given.double().requires_grad_()
+out, expected = (way(*of, chosen.unsqueeze(0), 8) for way, of in ((kernel, found), (reference, exact)))
+(out ** 2).sum().backward()
+(expected ** 2).sum().backward()
+for one, other in ((out, expected), (found.grad[1:], exact.grad[1:])):
+    assert one.isfinite().all()
+    torch.testing.assert_close(one.double(), other, rtol=2**-16, atol=2**-16)
+seen = chosen[:, 0] & (tokens[:, 0] > 2)
+assert torch.equal(found.grad[0, 0].isnan().any(1), seen)
+"""
+    ran("-c", code, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
