@@ -15,7 +15,7 @@ Inputs = dict[str, Any]
 
 @dataclass(frozen=True)
 class Rival:
-    """What else does the same."""
+    """What else does the same, or as much and more."""
 
     name: str
     run: Callable[..., Any]

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
-from fedsim_kernels.op import Inputs, Op
+from fedsim_kernels.op import Inputs, Op, Rival
 from fedsim_kernels.pairs import Pairs, paired, pairs, powers_of_2
 from fedsim_kernels.sparse_slopes import slopes
 from fedsim_kernels.tiles import put, tile
@@ -154,6 +154,18 @@ def _forward(q, k, v, queries, mixed, highs, totals, out, sums, scale, length, w
     tl.store(sums + head + query, highest + tl.log(total), mask=query < end)
 
 
+def dense(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int) -> Tensor:
+    """Torch's own attention to all tokens that are not after a query."""
+    q, k, v = (part.unsqueeze(0) for part in (q, k, v))
+    return scaled_dot_product_attention(q, k, v, is_causal=True).squeeze(0)
+
+
+def flops(q: Tensor, k: Tensor, v: Tensor, chosen: Tensor, block: int) -> int:
+    """Two products for each token that is seen: of the own blocks half of them."""
+    tokens = block * (len(pairs(chosen, block).rows) + q.shape[0] * q.shape[1] // 2)
+    return 4 * q.shape[2] * tokens
+
+
 def inputs(heads: int, size: int, chance: Generator) -> Inputs:
     """Up to 22 tokens of 5 numbers in blocks of 3, half seen; from a size of 4000 on of 64 in blocks of 64, a tenth."""
     length, width, block = (size // 64, 64, 64) if size >= 4000 else (size % 23, 5, 3)
@@ -170,6 +182,8 @@ OP = Op(
     kernel=kernel,
     inputs=inputs,
     moved=lambda q, k, v, chosen, block: 4 * q.nbytes + chosen.nbytes,
+    flops=flops,
+    rival=Rival("dense attention", dense, 2.0),
     differentiable=("q", "k", "v"),
     tolerance=2**-18,
     rowwise=("q", "k", "v", "chosen"),
