@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
+from operator import methodcaller
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -20,16 +19,16 @@ from fedsim.accelerator import device_of, exactly
 from fedsim.checkpoints import FOLDER, Checkpoints
 from fedsim.coded import CodedSimulation
 from fedsim.data import Dataset
-from fedsim.errors import Interrupted, ScenarioError
+from fedsim.errors import Interrupted, RunFailed, ScenarioError
 from fedsim.experiment import Experiment, assemble
 from fedsim.folder import SCENARIO, RunFolder
 from fedsim.keeping import Keeper
 from fedsim.picture import draw
+from fedsim.processes import Killed, side_by_side
 from fedsim.progress import Progress
 from fedsim.receipt import receipt
 from fedsim.repeating import Federated, Repetition, latest, refusal, taken
 from fedsim.results import Run, load
-from fedsim.scenario import Arm
 from fedsim.selection import Uniform
 from fedsim.server import ServerSimulation
 from fedsim.trace import Trace
@@ -219,12 +218,13 @@ def _conducted(
     todo = [each for each in experiments if not (resume and Run(places[each.arm.label]).finished)]
     try:
         if workers > 1 and len(todo) > 1:
-            device = todo[0].params.device
-            _side_by_side([each.arm for each in todo], data, places, workers, device, finished, resume)
+            _side_by_side(todo, data, places, workers, finished, resume)
         else:
             _one_by_one(todo, places, stem, watch, finished, resume)
     except (Interrupted, KeyboardInterrupt) as why:
         raise Interrupted(f"{why or 'stopped'}; go on with: fedsim resume {path}") from None
+    except Killed as why:
+        raise RunFailed(f"{why}; go on with: fedsim resume {path}") from None
     result = load(path)
     if picture and not result.coordinates:
         draw(result.arms, path / "metrics.png", title=stem, note=_provenance(experiments))
@@ -244,32 +244,36 @@ def _one_by_one(
 
 
 def _side_by_side(
-    todo: Sequence[Arm], data: Path | None, places: Mapping[str, Path], workers: int, device: torch.device,
-    finished: Finished, resume: Tell | None,
+    todo: Sequence[Experiment], data: Path | None, places: Mapping[str, Path], workers: int, finished: Finished,
+    resume: Tell | None,
 ) -> None:  # fmt: skip
-    """Run arms in processes of their own, one thread each."""
+    """Run arms in processes of their own."""
     tell, left = resume or (lambda line: None), len(places) - len(todo)
-    with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        pending = {
-            pool.submit(_alone, arm.resolved, data, places[arm.label], device, resume is not None): arm.label
-            for arm in todo
-        }
-        try:
-            for done, future in enumerate(as_completed(pending), left + 1):
-                for line in future.result():
-                    tell(f"{pending[future]}: {line}")
-                finished(pending[future], done, len(places))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    alone = [Alone(arm.label, arm.resolved, data, places[arm.label], one.params.device, resume is not None)
+             for one in todo for arm in [one.arm]]  # fmt: skip
+    for done, (one, said) in enumerate(side_by_side(methodcaller("run"), alone, workers), left + 1):
+        for line in said:
+            tell(f"{one.label}: {line}")
+        finished(one.label, done, len(places))
 
 
-def _alone(resolved: Mapping[str, Any], data: Path | None, path: Path, device: torch.device, resume: bool) -> list[str]:
-    """What there was to say."""
-    said: list[str] = []
-    [arm] = scenario.read(resolved)
-    conduct(assemble(arm, data, device=device), path, resume=said.append if resume else None)
-    return said
+@dataclass(frozen=True)
+class Alone:
+    """An arm as another process gets it."""
+
+    label: str
+    resolved: Mapping[str, Any]
+    data: Path | None
+    path: Path
+    device: torch.device
+    resume: bool
+
+    def run(self) -> list[str]:
+        """What there was to say."""
+        said: list[str] = []
+        [arm] = scenario.read(self.resolved)
+        conduct(assemble(arm, self.data, device=self.device), self.path, resume=said.append if self.resume else None)
+        return said
 
 
 def _provenance(experiments: Sequence[Experiment]) -> str:

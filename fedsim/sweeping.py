@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import pairwise
-from multiprocessing import get_context
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import numpy as np
 import torch
 
 from fedsim import scenario
+from fedsim.accelerator import CPU, device_of
 from fedsim.cluster import connect, need_ray
 from fedsim.conduct import Finished, conduct
 from fedsim.data import Dataset
@@ -23,6 +22,7 @@ from fedsim.errors import Interrupted, RunFailed, ScenarioError
 from fedsim.executors.machines import RETRIES
 from fedsim.experiment import assemble
 from fedsim.folder import COMPARISON, RunFolder
+from fedsim.processes import Killed, side_by_side
 from fedsim.results import Run, load
 from fedsim.scenario import Arm
 from fedsim.timeline import timeline
@@ -39,6 +39,7 @@ class Job:
     scenarios: Sequence[Mapping[str, Any]]
     paths: Sequence[Path]
     data: Path | None
+    device: torch.device = CPU
 
     def run(self) -> None:
         """Conduct them; whatever goes wrong stands in the folders of those whom it has stopped."""
@@ -46,7 +47,8 @@ class Job:
             (path / "failure.json").unlink(missing_ok=True)
         try:
             loaded: dict[str, Dataset] = {}
-            experiments = [assemble(arm, self.data, loaded) for one in self.scenarios for arm in scenario.read(one)]
+            arms = [arm for one in self.scenarios for arm in scenario.read(one)]
+            experiments = [assemble(arm, self.data, loaded, self.device) for arm in arms]
             left = list(range(len(experiments)))
             while len(left) > 1:
                 apart = conduct_together([experiments[place] for place in left], [self.paths[place] for place in left])
@@ -77,6 +79,7 @@ def sweep(
     workers: int | None = None,
     fresh: bool = False,
     ray: str | None = None,
+    device: str = "cpu",
     finished: Finished = lambda label, done, total: None,
 ) -> Run:
     """Run all that a scenario compares and sweeps into one folder, several at a time; failed runs say so in theirs.
@@ -92,6 +95,7 @@ def sweep(
         workers: processes of one thread each; None: one for each core.
         fresh: begin anew, even what is finished.
         ray: do it on the Ray cluster of this address, all of whose machines see `out` and the data, or `local`.
+        device: where numbers are computed, of this machine; all processes share it.
         finished: told a run's label, and how many of how many are done.
 
     Raises:
@@ -102,8 +106,11 @@ def sweep(
     arms = scenario.read(source, overrides)
     if arms[0].label == scenario.SINGLE:
         raise ScenarioError("there is nothing to sweep: expected several values of a key, such as seed=0..9")
+    place = device_of(device)
     if ray is not None:
         need_ray()
+    if ray is not None and place != CPU:
+        raise ScenarioError("device: machines of a cluster compute on their CPUs; expected no other device with ray")
     data = None if data is None else Path(data).resolve()
     names = _timelines(arms, data)
     stem = "scenario" if isinstance(source, Mapping) else Path(source).stem
@@ -114,7 +121,7 @@ def sweep(
     workers = workers or os.cpu_count() or 1
     pool = processes(workers) if ray is None else cluster(ray, workers)
     done = len(arms) - len(todo)
-    for job in pool(_jobs(todo, names, path, data, workers)):
+    for job in pool(_jobs(todo, names, path, data, workers, place)):
         for folder in job.paths:
             done += 1
             finished(folder.name, done, len(arms))
@@ -127,14 +134,16 @@ def _timelines(arms: Sequence[Arm], data: Path | None) -> dict[str, str]:
     return {arm.label: timeline(assemble(arm, data, loaded)) or arm.label for arm in arms}
 
 
-def _jobs(arms: Sequence[Arm], names: Mapping[str, str], path: Path, data: Path | None, workers: int) -> list[Job]:
+def _jobs(
+    arms: Sequence[Arm], names: Mapping[str, str], path: Path, data: Path | None, workers: int, device: torch.device
+) -> list[Job]:
     """Those who share a timeline in one job, or in as many as keep all processes at work."""
     groups: dict[str, list[Arm]] = {}
     for arm in arms:
         groups.setdefault(names[arm.label], []).append(arm)
     most = min(ABREAST, -(-len(arms) // workers))
     return [
-        Job([arm.resolved for arm in part], [path / arm.label for arm in part], data)
+        Job([arm.resolved for arm in part], [path / arm.label for arm in part], data, device)
         for group in groups.values() for part in _parts(group, most)
     ]  # fmt: skip
 
@@ -149,17 +158,11 @@ def processes(workers: int) -> Pool:
     """Processes of this machine, one thread each."""
 
     def work(jobs: Sequence[Job]) -> Iterator[Job]:
-        with ProcessPoolExecutor(workers, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-            pending = {pool.submit(job.run): job for job in jobs}
-            try:
-                for future in as_completed(pending):
-                    future.result()
-                    yield pending[future]
-            except BrokenProcessPool:
-                raise RunFailed("a process of the sweep was killed; what is finished stays: call it again") from None
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        try:
+            for job, _ in side_by_side(methodcaller("run"), jobs, workers):
+                yield job
+        except Killed as why:
+            raise RunFailed(f"{why}; call it again") from None
 
     return work
 

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_experiment import SMALL, command
 
 import fedsim
 from fedsim import sweeping
+from fedsim.accelerator import CPU
 from fedsim.axes import override
 from fedsim.checkpoints import FOLDER, Checkpoints
 from fedsim.conduct import conduct
 from fedsim.errors import Interrupted, RunFailed, ScenarioError
 from fedsim.intervals import mean_and_half
+from fedsim.processes import Killed
 from fedsim.results import Run
 from fedsim.summary import summary
 from fedsim.sweeping import Job, sweep
@@ -181,3 +184,35 @@ def test_a_process_that_is_killed_is_said_to_be(monkeypatch) -> None:
     monkeypatch.undo()
     with pytest.raises(RunFailed, match=r"was killed.*call it again"):
         list(sweeping.processes(1)([Fatal([], [], None)]))
+
+
+def test_all_jobs_compute_on_the_device_that_was_asked_for(tmp_path, monkeypatch) -> None:
+    asked, found = [], sweeping.assemble
+
+    def assembled(arm, data, loaded, device=CPU):
+        asked.append(device)
+        return found(arm, data, loaded)
+
+    monkeypatch.setattr(sweeping, "assemble", assembled)
+    monkeypatch.setattr(sweeping, "device_of", lambda name: torch.device(name, 1))
+    swept(tmp_path, "seed=0,1", device="cuda")
+    assert asked == [CPU, CPU, torch.device("cuda", 1), torch.device("cuda", 1)]
+
+
+def test_a_device_is_of_this_machine(tmp_path, monkeypatch) -> None:
+    with pytest.raises(ScenarioError, match=r"^device: cuda is not there"):
+        swept(tmp_path, "seed=0,1", device="cuda")
+    monkeypatch.setattr(sweeping, "device_of", torch.device)
+    monkeypatch.setattr(sweeping, "need_ray", lambda: None)
+    with pytest.raises(ScenarioError, match=r"^device: machines of a cluster compute on their CPUs"):
+        swept(tmp_path, "seed=0,1", device="cuda", ray="local")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_process_of_a_comparison_says_how_to_go_on(tmp_path, monkeypatch) -> None:
+    def killed(*_):
+        raise Killed("one of its processes was killed; what is finished stays")
+
+    monkeypatch.setattr("fedsim.conduct.side_by_side", killed)
+    with pytest.raises(RunFailed, match=r"was killed; what is finished stays; go on with: fedsim resume .*scenario/"):
+        fedsim.run(SMALL | {"sweep": {"seed": [0, 1]}}, out=tmp_path, workers=2)

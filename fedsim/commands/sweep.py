@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fedsim.commands.options import DataFolder, Json, ScenarioFile
+from fedsim.commands.options import DataFolder, Device, Json, ScenarioFile
 
 Axes = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUES...", help="Axes, as seed=0..9; or changes.")]
 
@@ -21,6 +21,7 @@ def sweep_(
     out: Annotated[Path, typer.Option(help="Where run folders go.")] = Path("runs"),
     workers: Annotated[int | None, typer.Option(help="Processes; none: one a core.", min=1)] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, even what is finished.")] = False,
+    device: Device = "cpu",
     ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="On this Ray cluster; or `local`.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -33,7 +34,7 @@ def sweep_(
     changes = [override(text) for text in axes or []]
     with ProgressBar(Console(stderr=True), arms=1) as bar:
         found = sweep(scenario, *changes, data=data, out=out, workers=workers, fresh=fresh, ray=ray,
-                      finished=bar.finished)  # fmt: skip
+                      device=device, finished=bar.finished)  # fmt: skip
     failed = [run for run in found.arms if not run.finished]
     if as_json:
         lines = [line.json(["time_s", "version", "updates", *METRICS]) for line in summary(found)]
