@@ -5,9 +5,11 @@ A sweep repeats each of them with all combinations of values of some keys.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from itertools import product
 from typing import Any
 
@@ -19,11 +21,16 @@ from fedsim.yamlfile import YamlFile, put
 SHAPE = "expected a list of changes to this scenario, or axes: {axis: {name: change, ...}, seed: [0, 1]}"
 
 
+LONGEST = 200
+"""Bytes of a label; of longer ones the rest is a digest, as file systems take 255."""
+
+
 @dataclass(frozen=True)
 class Variant:
     """One run of a comparison."""
 
     label: str
+    """Unlike the others', and a folder's name."""
     data: Mapping[str, Any]
     """The whole scenario, changed."""
     said: Sequence[Path]
@@ -56,7 +63,26 @@ def variants(document: YamlFile, compared: Any, swept: Any, families: Collection
     if swept is not None:
         found = list(_crossed(document, found, axes(document, swept)))
     _refuse_idle_overrides(document, found)
-    return found
+    return _named(document, found, "sweep" if compared is None else "compare")
+
+
+def _named(document: YamlFile, found: Sequence[Variant], key: str) -> list[Variant]:
+    """With labels that are not too long. ScenarioError if one is no folder's name, or if two are the same."""
+    labels = Counter(one.label for one in found)
+    for one, times in labels.items():
+        if one.startswith(".") or {"/", "\0"} & set(one):
+            why = f"{one!r} is no name of a folder; expected one without a slash, and no dot to begin with"
+            raise ScenarioError(f"{document.place((key,))}: {key}: {why}")
+        if times > 1:
+            raise ScenarioError(f"{document.place((key,))}: {key}: two runs are called {one!r}; give them other names")
+    return [replace(one, label=_short(one.label)) for one in found]
+
+
+def _short(label: str) -> str:
+    whole = label.encode()
+    if len(whole) <= LONGEST:
+        return label
+    return f"{whole[: LONGEST - 9].decode(errors='ignore')}-{sha256(whole).hexdigest()[:8]}"
 
 
 def _compared(document: YamlFile, compared: Any, families: Collection[str]) -> list[Variant]:

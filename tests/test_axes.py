@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from test_scenario import SMALL
 
@@ -105,3 +107,21 @@ def test_axes_may_name_plug_ins(tmp_path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     found = arms(tmp_path, "", override("aggregator=fedavg,sweep_rules:Mine"))
     assert [arm.label for arm in found] == ["aggregator_fedavg", "aggregator_sweep_rules_Mine"]
+
+
+@pytest.mark.parametrize("name", ["../../out", "a/b", "/tmp", "..", ".hidden"])
+def test_a_name_that_leads_out_of_the_run_folder_is_refused(tmp_path, name) -> None:
+    with pytest.raises(ScenarioError, match=rf"^\S*x.yaml:10: compare: '{re.escape(name)}' is no name of a folder"):
+        arms(tmp_path, f"compare: {{way: {{'{name}': {{}}, other: {{seed: 2}}}}}}\n")
+
+
+def test_two_of_one_name_are_refused(tmp_path) -> None:
+    ways = "one: {x-y: {seed: 1}, x: {seed: 2}}, other: {z: {}, y-z: {learning_seed: 2}}"
+    with pytest.raises(ScenarioError, match=r"x\.yaml:10: compare: two runs are called 'x-y-z'; give them other names"):
+        arms(tmp_path, f"compare: {{{ways}}}\n")
+
+
+def test_long_names_are_cut_and_stay_apart(tmp_path) -> None:
+    found = arms(tmp_path, f"compare: {{way: {{{'ä' * 300}: {{}}, {'ä' * 301}: {{seed: 2}}}}}}\n")
+    assert all(150 < len(arm.label.encode()) <= 200 for arm in found)
+    assert len({arm.label for arm in found}) == 2
