@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from fedsim_kernels.language import WIDE, constexpr, jit, picked, pieces, tl
 from fedsim_kernels.op import Inputs, Op
 
-TILE, STEP = 8, 32
+TILE, STEP = 8, 64
 """Rows on either side, and coordinates at once: a program keeps TILE x TILE x STEP sums in registers."""
 BLOCK = 2**11
 """Coordinates of a program; what several find is added up in their order."""
@@ -38,7 +38,8 @@ def kernel(rows: Tensor) -> Tensor:
     parts = torch.zeros(spans, clients, clients, dtype=torch.float64, device=rows.device)
     if parts.numel():
         tiles = pieces(clients, TILE)
-        _differences[(spans, tiles, tiles)](rows, parts, clients, size, *rows.stride(), TILE, STEP, BLOCK)
+        _differences[(spans, tiles, tiles)](rows, parts, clients, size, *rows.stride(), TILE,
+                                            min(STEP, BLOCK), BLOCK)  # fmt: skip
     return parts.sum(dim=0)
 
 
@@ -49,15 +50,14 @@ def _differences(rows, parts, clients, size, row_step, step, TILE: constexpr, ST
         return
     one = upper * TILE + tl.arange(0, TILE)
     other = left * TILE + tl.arange(0, TILE)
+    near_at = rows + one[:, None, None] * row_step
+    far_at = rows + other[None, :, None] * row_step
     total = tl.zeros((TILE, TILE, STEP), tl.float64)
     for start in range(0, min(BLOCK, size - span * BLOCK), STEP):
-        places = span * BLOCK + start + tl.arange(0, STEP)
-        inside = places[None, :] < size
-        near = tl.load(rows + one[:, None] * row_step + places[None, :] * step,
-                       mask=inside & (one[:, None] < clients), other=0.0).to(tl.float64)  # fmt: skip
-        far = tl.load(rows + other[:, None] * row_step + places[None, :] * step,
-                      mask=inside & (other[:, None] < clients), other=0.0).to(tl.float64)  # fmt: skip
-        apart = near[:, None, :] - far[None, :, :]
+        places = (span * BLOCK + start + tl.arange(0, STEP))[None, None, :]
+        near = tl.load(near_at + places * step, mask=(places < size) & (one[:, None, None] < clients), other=0.0)
+        far = tl.load(far_at + places * step, mask=(places < size) & (other[None, :, None] < clients), other=0.0)
+        apart = near.to(tl.float64) - far.to(tl.float64)
         total += apart * apart
     found = tl.sum(total, 2)
     part = parts + span * clients * clients
