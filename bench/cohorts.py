@@ -3,10 +3,11 @@
 Run by `python -m bench.cohorts FOLDER [device]`, which writes `cohorts.csv` and `cohorts.png` there. For an MLP, a CNN
 and a small transformer, stacks of 1 to 1024 clients take steps of plain SGD, on batches that lie on the device. The
 bare loop trains one client after another, with a module, `backward` and a `torch.optim.SGD` each, on the same device.
-Before anything is timed all ways have to lead where the loop leads. Ways and loop take turns, and what is written are
-medians, row by row, so that who runs out of time keeps what there is. What a way cannot do is left out: `bmm` are dense
-networks' products by hand (`gradients.ClosedForm`); `compile` and `graph` are for CUDA alone, and neither has ever run:
-no GPU was at hand. As compiling takes longer than all else, few stacks are compiled (`COMPILED`).
+Before anything is timed all ways have to lead where the loop leads, in float32 as in runs. Ways and loop take turns,
+and what is written are medians, row by row, so that who runs out of time keeps what there is. What a way cannot do is
+left out: `bmm` are dense networks' products by hand (`gradients.ClosedForm`); `compile` and `graph` are for CUDA alone,
+and neither has ever run: no GPU was at hand. As compiling takes longer than all else, few stacks are compiled
+(`COMPILED`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedsim.accelerator import card, device_of
+from fedsim.accelerator import card, device_of, exactly
 from fedsim.gradients import ClosedForm, Gradients, Vmapped
 from fedsim.losses import loss_of
 from fedsim.models import cnn_group, initial_params, mlp, transformer
@@ -205,7 +206,8 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     for name in models():
         for clients in counts:
-            found = compare(name, clients, place, steps, repeats)
+            with exactly():
+                found = compare(name, clients, place, steps, repeats)
             told = (f"{each['way']} {each['client_steps_per_second']:.0f} ({each['over_bare']:.2f}x)" for each in found)
             print(f"{name:12}{clients:6}  {'  '.join(told)}", flush=True)
             table = pd.concat([table, pd.DataFrame(found)], ignore_index=True)
