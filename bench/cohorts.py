@@ -6,7 +6,7 @@ bare loop trains one client after another, with a module, `backward` and a `torc
 Before anything is timed all ways have to lead where the loop leads, in float32 as in runs. Ways and loop take turns,
 and what is written are medians, row by row, so that who runs out of time keeps what there is. What a way cannot do is
 left out: `bmm` are dense networks' products by hand (`gradients.ClosedForm`); `compile` and `graph` are for CUDA alone,
-and neither has ever run: no GPU was at hand. As compiling takes longer than all else, few stacks are compiled
+and neither has run there yet: no GPU was at hand. As compiling takes longer than all else, few stacks are compiled
 (`COMPILED`).
 """
 
@@ -15,15 +15,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from fedsim.accelerator import card, device_of, exactly
 from fedsim.gradients import ClosedForm, Gradients, Vmapped
@@ -94,34 +98,41 @@ class First(nn.Module):
         return self.inner(x)[:, :CLASSES]
 
 
-def by(source: Gradients, stack: Stack, prefix: str = "") -> Step:
+def by(source: Gradients, params: Named, x: Tensor, y: Tensor, prefix: str = "") -> None:
     """All at once, by a source of gradients, which may know parameters under longer names."""
-
-    def step() -> None:
-        named = {prefix + name: part for name, part in stack.params.items()}
-        grads, _ = source(named, stack.x, stack.y)
-        move(stack.params, {name: grads[prefix + name] for name in stack.params})
-
-    return step
+    grads, _ = source({prefix + name: part for name, part in params.items()}, x, y)
+    move(params, {name: grads[prefix + name] for name in params})
 
 
 def vmapped(stack: Stack) -> Step:
     """By torch.func."""
-    return by(Vmapped(First(stack.module)), stack, "inner.")
+    return partial(by, Vmapped(First(stack.module)), stack.params, stack.x, stack.y, "inner.")
 
 
 def bmm(stack: Stack) -> Step | None:
     """By hand, of dense networks."""
-    return by(ClosedForm(stack.module), stack) if ClosedForm.suits(stack.module) else None
+    suits = ClosedForm.suits(stack.module)
+    return partial(by, ClosedForm(stack.module), stack.params, stack.x, stack.y) if suits else None
 
 
 def compiled(stack: Stack) -> Step | None:
-    """What torch.compile makes of the step by torch.func. Never run."""
-    return torch.compile(vmapped(stack)) if stack.x.is_cuda and len(stack.x) in COMPILED else None
+    """What torch.compile makes of the step by torch.func."""
+    return written_out(stack, torch.compile) if stack.x.is_cuda and len(stack.x) in COMPILED else None
+
+
+def written_out(stack: Stack, made: Callable[[GraphModule], Callable[..., Any]]) -> Step:
+    """What is made of the step by torch.func once it is written out as plain operations.
+
+    torch.compile by itself cannot vectorise group norms (torch 2.11 to 2.13).
+    """
+    source = Vmapped(First(stack.module))
+    begun = {name: part.clone() for name, part in stack.params.items()}
+    graph = make_fx(lambda params, x, y: by(source, params, x, y, "inner."))(begun, stack.x, stack.y)
+    return partial(made(graph), stack.params, stack.x, stack.y)
 
 
 def graph(stack: Stack) -> Step | None:
-    """The best of the others, captured as a CUDA graph and replayed. Never run."""
+    """The best of the others, captured as a CUDA graph and replayed. It has never run."""
     if not stack.x.is_cuda:
         return None
     begun, step = {name: part.clone() for name, part in stack.params.items()}, bmm(stack) or vmapped(stack)
@@ -166,15 +177,24 @@ def seconds(step: Step, device: torch.device, steps: int) -> float:
     return perf_counter() - began
 
 
+def begin(way: str, stack: Stack) -> Step | None:
+    """A way's step, once taken; None if there is none, or if it fails, which is told."""
+    try:
+        if step := WAYS[way](stack):
+            step()
+    except RuntimeError as error:
+        print(f"{way}, {len(stack.x)} clients: {str(error).splitlines()[0]}")
+        return None
+    return step
+
+
 def compare(name: str, clients: int, device: torch.device, steps: int, repeats: int) -> list[dict[str, object]]:
     """A row for each way that there is. AssertionError if one leads elsewhere than the loop."""
     model, steps = models()[name], max(1, steps // clients)
     stacks = {way: Stack.of(*model, clients, device) for way in WAYS}
-    made = {way: make(stacks[way]) for way, make in WAYS.items()}
-    ways = {way: step for way, step in made.items() if step is not None}
     begun = {part: tensor.clone() for part, tensor in stacks["bare"].params.items()}
-    for step in ways.values():
-        step()
+    begins = {way: begin(way, stack) for way, stack in stacks.items()}
+    ways = {way: step for way, step in begins.items() if step is not None}
     for way in ways:
         for part, known in stacks["bare"].params.items():
             far = (stacks[way].params[part] - known).norm() / (known - begun[part]).norm().clamp_min(1e-12)

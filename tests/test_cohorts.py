@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -49,3 +50,22 @@ def test_nothing_is_timed_that_leads_elsewhere(cohorts, monkeypatch) -> None:
     monkeypatch.setitem(cohorts.WAYS, "vmap", wrong)
     with pytest.raises(AssertionError, match=r"mlp, 2 clients: vmap leads elsewhere: .* in 1.weight"):
         cohorts.compare("mlp", 2, torch.device("cpu"), 1, 1)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_what_is_compiled_leads_where_the_loop_leads(cohorts, monkeypatch, backend) -> None:
+    """Here by backends that compile nothing, but see what they are to compile as the one on a GPU does."""
+    made = partial(torch.compile, backend=backend)
+    monkeypatch.setitem(cohorts.WAYS, "compile", lambda stack: cohorts.written_out(stack, made))
+    for name in cohorts.models():
+        torch.compiler.reset()
+        assert "compile" in {row["way"] for row in cohorts.compare(name, 2, torch.device("cpu"), 1, 1)}
+
+
+def test_a_way_that_fails_is_told_and_left_out(cohorts, monkeypatch, capsys) -> None:
+    def wrong(stack):
+        raise RuntimeError("no such graph\nand more")
+
+    monkeypatch.setitem(cohorts.WAYS, "graph", wrong)
+    assert "graph" not in {row["way"] for row in cohorts.compare("mlp", 2, torch.device("cpu"), 1, 1)}
+    assert capsys.readouterr().out == "graph, 2 clients: no such graph\n"
