@@ -64,7 +64,7 @@ def prepared(name: str) -> dict[str, str]:
     """Which laws an op breaks; if none, its reference is compiled."""
     wrong = broken(OPS[name], "cuda" if torch.cuda.is_available() else "cpu")
     if not wrong and torch.cuda.is_available():
-        seconds(torch.compile(OPS[name].reference), given(OPS[name]))
+        others(torch.compile(OPS[name].reference), given(OPS[name]))
     return wrong
 
 
@@ -75,10 +75,16 @@ def given(op: Op) -> Inputs:
 
 
 def seconds(function: Callable[..., Any], arguments: Inputs) -> float:
-    """The median of many calls; of what does not fit on the card there is none."""
+    """The median of many calls."""
+    return triton.testing.do_bench(lambda: function(**arguments), return_mode="median") / 1000
+
+
+def others(function: Callable[..., Any], arguments: Inputs) -> float:
+    """As `seconds`, of what need not fit on the card, nor be compiled: then there is none, and why is told."""
     try:
-        return triton.testing.do_bench(lambda: function(**arguments), return_mode="median") / 1000
-    except torch.OutOfMemoryError:
+        return seconds(function, arguments)
+    except RuntimeError as error:
+        print(f"{type(error).__name__}: {str(error).splitlines()[0]}")
         torch.cuda.empty_cache()
         return nan
 
@@ -119,11 +125,11 @@ def row(name: str, op: Op, card: dict[str, float]) -> dict[str, Any]:
     limit = max(floors, key=lambda each: floors[each])
     kernel = seconds(op.kernel, arguments)
     ways = {"eager": op.reference, "compiled": torch.compile(op.reference)}
-    times = {f"times_{way}": seconds(run, arguments) / kernel for way, run in ways.items()}
+    times = {f"times_{way}": others(run, arguments) / kernel for way, run in ways.items()}
     found = {"op": name, "device": torch.cuda.get_device_name(), "rows": op.timed[0], "size": op.timed[1],
              "seconds": kernel, "bytes": moved, "flops": flops, "limit": limit, "fraction": floors[limit] / kernel,
              **times, "rival": op.rival.name if op.rival else "",
-             "times_rival": seconds(op.rival.run, arguments) / kernel if op.rival else nan}  # fmt: skip
+             "times_rival": others(op.rival.run, arguments) / kernel if op.rival else nan}  # fmt: skip
     return {**found, "verdict": verdict(found, op)}
 
 

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 from types import ModuleType
 
@@ -105,6 +105,15 @@ def test_rows_say_what_limits_an_op_and_how_near_to_that_it_is(bench, monkeypatc
 def test_a_verdict_is_by_bounds_that_were_written_down(bench, name, changed, expected) -> None:
     found = {"limit": "bytes", "bytes": 2e8, "fraction": 0.8, "times_compiled": 1.0, "times_rival": nan}
     assert bench.verdict({**found, **changed}, OPS[name]) == expected
+
+
+def test_what_does_not_fit_or_compile_has_no_time(bench, monkeypatch, capsys) -> None:
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTry less")
+
+    monkeypatch.setattr(bench, "seconds", full)
+    assert isnan(bench.others(print, {}))
+    assert capsys.readouterr().out == "OutOfMemoryError: CUDA out of memory.\n"
 
 
 @pytest.mark.parametrize("name", [name for name, op in OPS.items() if op.rival])
