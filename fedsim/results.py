@@ -38,8 +38,13 @@ class Run:
     @property
     def failure(self) -> str | None:
         """Why it did not come to its end, if that is known."""
+        return self.error["message"] if self.error else None
+
+    @property
+    def error(self) -> dict[str, str] | None:
+        """What has ended it, if that is known: an error's type and message."""
         path = self.path / "failure.json"
-        return json.loads(path.read_text())["message"] if path.exists() else None
+        return json.loads(path.read_text()) if path.exists() else None
 
     @cached_property
     def _comparison(self) -> dict[str, Any]:

@@ -63,7 +63,7 @@ class Job:
     def stopped(self, error: Exception) -> None:
         """Say so where nothing is said yet."""
         for one, path in zip(self.scenarios, self.paths, strict=True):
-            if not any((path / name).exists() for name in ("receipt.json", "failure.json")):
+            if not (Run(path).finished or Run(path).error):
                 RunFolder(path, one).failure(error)
 
 

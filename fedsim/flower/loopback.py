@@ -21,6 +21,7 @@ from types import TracebackType
 import fedsim
 from fedsim.errors import RunFailed
 from fedsim.flower.authority import Keys
+from fedsim.results import Run
 
 HOST, NAME = "127.0.0.1", "loopback"
 TAG = "FEDSIM_FEDERATION"
@@ -203,9 +204,10 @@ class Loopback:
             "run-id"
         ]
         looked = monotonic()
-        while not (out / "receipt.json").exists():
-            if (out / "failure.json").exists():
-                raise RunFailed(json.loads((out / "failure.json").read_text())["message"])
+        found = Run(out)
+        while not found.finished:
+            if found.error:
+                raise RunFailed(found.error["message"])
             if monotonic() - looked > LOOK_EVERY:
                 self.refuse_end(name, out)
                 looked = monotonic()
@@ -215,7 +217,7 @@ class Loopback:
     def refuse_end(self, name: str, out: Path) -> None:
         """RunFailed if a run has ended without saying how."""
         [told] = self.result(self.call("list", NAME, "--run-id", name, "--format", "json"))["runs"]
-        said = any((out / file).exists() for file in ("receipt.json", "failure.json"))
+        said = Run(out).finished or Run(out).error
         if told["status"].startswith("finished") and not said:
             raise RunFailed(
                 f"Flower says {told['status']}: {told.get('status-details', '')} {_tail(self.server_log(name))}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,9 +48,7 @@ class View:
         """In a word, and what else is to say: why it failed, or that this is not the end."""
         if self.run.finished:
             return "finished", ""
-        failure = self.run.path / "failure.json"
-        if failure.exists():
-            said = json.loads(failure.read_text())
+        if said := self.run.error:
             return "failed", f"The run failed, and this is what had happened before. {said['type']}: {said['message']}"
         return "unfinished", "This run is not over: it still goes on, or it was stopped. This is what had happened."
 
