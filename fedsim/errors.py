@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
+from traceback import extract_tb
+
+HERE = str(Path(__file__).parent)
 
 
 class ScenarioError(ValueError):
@@ -45,3 +49,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = get_close_matches(name, known, n=1)
     return f"did you mean {close[0]}?" if close else f"there are: {', '.join(known) or 'none'}"
+
+
+def told(error: Exception) -> str:
+    """What went wrong in somebody's own code, in a line; with its type and place, unless it was meant to be read."""
+    says = (str(error).splitlines() or [""])[0]
+    if isinstance(error, ValueError):
+        return says
+    lines = [line for line in extract_tb(error.__traceback__)
+             if "site-packages" not in line.filename and not line.filename.startswith(HERE)]  # fmt: skip
+    place = f" ({Path(lines[-1].filename).name}, line {lines[-1].lineno})" if lines else ""
+    return f"{type(error).__name__}: {says}{place}"

@@ -22,7 +22,7 @@ from fedsim.data import Dataset, Parts, data_folders
 from fedsim.errors import ScenarioError
 from fedsim.evaluation import EnsembleEvaluator, Evaluator, PeerEvaluator, Robust
 from fedsim.faults import NONE, Faults
-from fedsim.fitness import exam, personal, refuse_unfit
+from fedsim.fitness import exam, learned, personal, refuse_unfit
 from fedsim.fleet import Fleet
 from fedsim.hostility import Hostility
 from fedsim.models import initial_params, training_flops
@@ -183,7 +183,7 @@ def assemble(
     given |= {"clients": clients, "workers": clients, "jobs": keys.until.versions, "versions": keys.until.versions}
     given |= {"labels": _label_distributions(dataset, parts), "tasks": dataset.tasks, "outputs": dataset.outputs}
     given |= {"dataset": dataset, "parts": parts}
-    model, params = initial_params(lambda: arm.build(given, "model"), arm.learning_seed)
+    model, params = learned(arm, given, dataset)
     model, params, dataset = model.to(device), params.to(device), _placed(dataset, device, loaded)
     layout = given["layout"] = Layout.of(model)
     hostility = Hostility(arm, given)
@@ -224,11 +224,11 @@ def _trainer(
 ) -> Trainer:
     """ScenarioError where a local step does not fit the data, the model or itself."""
     refuse_unfit(arm, local, dataset, model)
-    kept = local.optimizer_state == "kept"
+    kept, own = local.optimizer_state == "kept", personal(arm, local, model)
     try:
         return Trainer(model, dataset.x, dataset.y, parts, local.batch, local.optimizer, arm.learning_seed, keeps=kept,
                        private=local.private, objective=local.objective, poisoning=poisoning,
-                       source=local.source, rules=local.rules, personal=personal(arm, local, model),
+                       source=local.source, rules=local.rules, personal=own,
                        probe=local.probe, growth=local.growth)  # fmt: skip
     except ValueError as error:
         raise ScenarioError(f"{arm.place(('local', 'optimizer_state'))}: local.optimizer_state: {error}") from None

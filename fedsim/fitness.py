@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fedsim.data import Dataset
 from fedsim.errors import ScenarioError
 from fedsim.exams import Exam
 from fedsim.gradients.along import recurrent
+from fedsim.models import check_scores, initial_params
 from fedsim.models.gan import Gan
 from fedsim.models.normalisation import norms
 from fedsim.objectives import FedRBN, Odice, Players, Tent
@@ -27,6 +28,18 @@ from fedsim.wiring import refuse_wire
 if TYPE_CHECKING:
     from fedsim.answers import Answers
     from fedsim.scenario import Arm
+
+
+def learned(arm: Arm, given: Mapping[str, Any], dataset: Dataset) -> tuple[nn.Module, Tensor]:
+    """The model, and its start (P,). ScenarioError if clients could not train it on these data."""
+    try:
+        model, params = initial_params(lambda: arm.build(given, "model"), arm.learning_seed)
+        check_scores(model, dataset.x[:2])
+    except ScenarioError:
+        raise
+    except ValueError as error:
+        raise ScenarioError(f"{arm.place(('model',))}: model: {arm.keys.model.name}: {error}") from None
+    return model, params
 
 
 def refuse_unfit(arm: Arm, local: Any, dataset: Dataset, model: nn.Module) -> None:

@@ -30,7 +30,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from fedsim.errors import ScenarioError, nearest
+from fedsim.errors import ScenarioError, nearest, told
 
 Member = Callable[..., Any]
 Path = tuple[str | int, ...]
@@ -253,10 +253,11 @@ class Schema:
             return type(model).member(
                 **own, **{name: value for name, value in given.items() if name in wanted and name not in own}
             )
-        except ScenarioError:
-            raise
-        except ValueError as error:
-            raise ScenarioError(f"{place(path)}: {'.'.join(map(str, path))}: {error}") from None
+        except Exception as error:
+            meant = isinstance(error, ValueError) or ":" in str(path[-1])  # else it is our fault, and not the user's
+            if isinstance(error, ScenarioError) or not meant:
+                raise
+            raise ScenarioError(f"{place(path)}: {'.'.join(map(str, path))}: {told(error)}") from None
 
 
 def _model_at(model: type[BaseModel], path: Path) -> type[BaseModel]:

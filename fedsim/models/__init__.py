@@ -16,7 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedsim import rng
-from fedsim.errors import ScenarioError
+from fedsim.errors import ScenarioError, told
 from fedsim.models.binary import binary_mlp
 from fedsim.models.convolutional import cnn_cifar, cnn_group, cnn_mnist, cnn_plain, resnet
 from fedsim.models.dense import logistic, mlp, two_layer_relu
@@ -45,6 +45,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 def check_trainable(module: nn.Module) -> None:
     """ValueError if a client's result would depend on more than parameters and batches."""
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"{module!r} is no torch.nn.Module")
     for name, layer in module.named_modules():
         if isinstance(layer, _BatchNorm) or getattr(layer, "track_running_stats", False):
             raise ValueError(
@@ -55,6 +57,27 @@ def check_trainable(module: nn.Module) -> None:
             raise ValueError(f"layer {name!r} drops units at random, which is not supported yet; remove it")
     if not all([parameter.requires_grad for parameter in module.parameters()] or [False]):
         raise ValueError("the model has no parameters, or frozen ones, which is not supported yet")
+    for name, parameter in module.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise ValueError(f"parameter {name!r} is of {parameter.dtype}, not of torch.float32")
+
+
+def check_scores(module: nn.Module, examples: Tensor) -> None:
+    """ValueError unless a module gives scores (B, outputs) of examples (B, *shape), the same whenever it is asked."""
+    asked = examples.clone()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            scores, again = module(asked), module(asked)
+    except Exception as error:
+        kind = f"{tuple(examples.shape[1:])} of {examples.dtype}"
+        raise ValueError(f"it cannot take examples of shape {kind}: {told(error)}") from None
+    if not isinstance(scores, Tensor) or scores.dim() != 2 or len(scores) != len(examples):
+        given = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise ValueError(f"of {len(examples)} examples it gives {given}, where scores (B, outputs) are read")
+    if not torch.equal(asked, examples):
+        raise ValueError("it changes the examples that it is given, which others learn from too")
+    if not torch.equal(scores, again) and not scores.isnan().any():
+        raise ValueError("it gives other scores each time: what it draws at random is not supported yet; remove it")
 
 
 def initial_params(build: Callable[[], nn.Module], seed: int) -> tuple[nn.Module, Tensor]:
@@ -70,13 +93,14 @@ def training_flops(module: nn.Module, example: Tensor) -> float:
     """FLOPs of training on one example (1, *shape), forward and backward; a multiplication with an addition is two.
 
     Counts products of matrices and convolutions, as torch does, on the meta device: nothing is computed. There an LSTM
-    falls apart into its products, so it is counted exactly too. ScenarioError if the model cannot take the example.
+    falls apart into its products, so it is counted exactly too. ScenarioError if the model needs numbers to know what
+    it does.
     """
     twin = copy.deepcopy(module).to("meta")
     try:
         with FlopCounterMode(display=False) as counter:
             twin(example.to("meta")).sum().backward()
-    except (RuntimeError, TypeError) as error:
-        kind = f"{tuple(example.shape[1:])} of {example.dtype}"
-        raise ScenarioError(f"the model cannot take examples of shape {kind}: {error}") from None
+    except Exception as error:
+        why = "its FLOPs are counted on torch's meta device, where there are no numbers, and there it fails"
+        raise ScenarioError(f"model: {why}: {told(error)}") from None
     return float(counter.get_total_flops())
