@@ -394,3 +394,33 @@ seen = chosen[:, 0] & (tokens[:, 0] > 2)
 assert torch.equal(found.grad[0, 0].isnan().any(1), seen)
 """
     ran("-c", code, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")
+
+
+@needs_triton
+def test_aligned_attention_over_many_tiles() -> None:
+    """What programs do that meet others' tokens; what is not finite reaches those who come later, seen or not."""
+    code = """
+import torch
+from fedsim_kernels.aligned_attention import kernel, reference
+chance = torch.Generator().manual_seed(3)
+given, gate = torch.randn(3, 2, 75, 5, generator=chance), torch.rand(2, 75, generator=chance)
+own = torch.arange(75).unsqueeze(1) // 7 == torch.arange(11)
+chosen = own | (torch.rand(2, 75, 11, generator=chance) < 0.3)
+found, exact = given.clone().requires_grad_(), given.double().requires_grad_()
+out, expected = kernel(*found, gate, chosen, 7), reference(*exact, gate.double(), chosen, 7)
+for each in (out, expected):
+    sum((part * torch.linspace(-1, 2, part.numel()).view_as(part)).sum() for part in each[:3]).backward()
+for one, other in ((out, expected), ([found.grad], [exact.grad])):
+    torch.testing.assert_close([each.double() for each in one], list(other), rtol=2**-18, atol=2**-18)
+for which, token, wrong in ((2, 12, torch.inf), (2, 41, -torch.inf), (2, 70, torch.nan), (1, 50, torch.nan)):
+    for near in (0, 1):
+        broken = given.clone()
+        broken[which, 1, token, 2] = wrong
+        broken[2, 1, token - near, 2] = wrong
+        full, part, *_ = kernel(*broken, gate, chosen, 7)
+        expected = reference(*broken.double(), gate.double(), chosen, 7)[:2]
+        assert full[1, token:].isfinite().all(1).sum() == 0 and full[1, :token - near].isfinite().all()
+        torch.testing.assert_close([full.double(), part.double()], list(expected), rtol=2**-18, atol=2**-18,
+                                   equal_nan=True)
+"""
+    ran("-c", code, TRITON_INTERPRET="1", CUDA_VISIBLE_DEVICES="")

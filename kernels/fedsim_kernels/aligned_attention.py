@@ -9,13 +9,10 @@ from torch import Generator, Tensor
 from torch.nn.functional import smooth_l1_loss
 
 from fedsim_kernels import sparse_attention as sparse
-from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
+from fedsim_kernels.aligned_slopes import fitting, seen, slopes
+from fedsim_kernels.language import constexpr, jit, picked, tl
 from fedsim_kernels.op import Inputs, Op
-
-TILE = 16
-"""Queries, and keys, that are multiplied at a time; a product of matrices wants 16."""
-WARPS = 8
-"""Of a program: with four, what it adds up does not fit into registers."""
+from fedsim_kernels.tiles import put, tile
 
 Both = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -89,8 +86,9 @@ class _AlignedAttention(_Heads):
         full, part = torch.empty_like(q), torch.empty_like(q)
         apart, dropped, entropy, full_sum, part_sum = (torch.empty_like(gate) for _ in range(5))
         if full.numel():
-            _forward[_grid(q)](q, k, v, gate, chosen, full, part, apart, dropped, entropy, full_sum, part_sum,
-                               *_sizes(q, chosen, block), num_warps=WARPS)  # fmt: skip
+            grid, sizes, warps = fitting(q, chosen, block)
+            _forward[grid](q.mT.contiguous(), k, k.mT.contiguous(), v, gate, chosen, full, part, apart, dropped,
+                           entropy, full_sum, part_sum, *sizes, num_warps=warps, num_stages=2)  # fmt: skip
         return full, part, apart, dropped, entropy, full_sum, part_sum
 
     @staticmethod
@@ -115,168 +113,72 @@ class _Slopes(_Heads):
     @staticmethod
     def forward(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
         *tensors, block = given
-        q, k, v, chosen, *others = (each.contiguous() for each in tensors)
-        to_q, to_k, to_v = (torch.zeros_like(each) for each in (q, k, v))
-        if q.numel():
-            sizes = _sizes(q, chosen, block)
-            _queries[_grid(q)](q, k, v, chosen, *others, to_q, *sizes, num_warps=WARPS)
-            _keys[_grid(q)](q, k, v, chosen, *others, to_k, to_v, *sizes, num_warps=WARPS, num_stages=1)
-        return to_q, to_k, to_v
+        return slopes(*(each.contiguous() for each in tensors), block)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         """Nothing is kept, as there are no second derivatives: who asks for them is told."""
 
 
-def _grid(q: Tensor) -> tuple[int, int]:
-    return len(q), pieces(q.shape[1], TILE)
-
-
-def _sizes(q: Tensor, chosen: Tensor, block: int) -> tuple[Any, ...]:
-    """Scale, tokens, numbers, blocks, tokens in a block; a tile's tokens, and the power of 2 that holds a token."""
-    _, length, width = q.shape
-    return width**-0.5, length, width, chosen.shape[2], block, TILE, max(16, 1 << (width - 1).bit_length())
-
-
-@jit
-def _tile(rows, head, first, length, width, TILE: constexpr, WIDTH: constexpr):
-    """Tokens (TILE, WIDTH) from `first` on; 0 beyond."""
-    tokens, numbers = first + tl.arange(0, TILE), tl.arange(0, WIDTH)
-    places = (head * length + tokens)[:, None] * width + numbers[None, :]
-    return tl.load(rows + places, mask=(tokens < length)[:, None] & (numbers < width)[None, :], other=0.0)
-
-
-@jit
-def _line(numbers, head, first, length, TILE: constexpr):
-    """A number of each token from `first` on; 0 beyond."""
-    tokens = first + tl.arange(0, TILE)
-    return tl.load(numbers + head * length + tokens, mask=tokens < length, other=0.0)
-
-
-@jit
-def _scores(queries, keys, chosen, head, asked, read, scale, length, blocks, block, TILE: constexpr):
-    """Of a tile of queries from `asked` and keys from `read`: scores, as full and as sparse attention sees them."""
-    query, token = asked + tl.arange(0, TILE)[:, None], read + tl.arange(0, TILE)[None, :]
-    causal = (token <= query) & (query < length)
-    seen = tl.load(chosen + (head * length + query) * blocks + token // block, mask=causal, other=0) != 0
-    scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
-    return tl.where(causal, scores, float("-inf")), tl.where(causal & seen, scores, float("-inf"))
-
-
 @jit
 def _softmax(scores, highest, total):
     """One more tile of scores: parts, what is left of the parts before, the highest score and the sum of all parts."""
-    higher = tl.maximum(highest, tl.max(scores, 1))
+    higher = tl.maximum(highest, tl.max(scores, 0))
     base = tl.where(higher == float("-inf"), 0.0, higher)  # as nothing may have been seen yet
-    parts, kept = tl.exp(scores - base[:, None]), tl.exp(highest - base)
-    return parts, kept, higher, total * kept + tl.sum(parts, 1)
+    parts, kept = tl.exp(scores - base[None, :]), tl.exp(highest - base)
+    return parts, kept, higher, total * kept + tl.sum(parts, 0)
 
 
 @jit
-def _mixed(parts, values, asked, read, TILE: constexpr):
-    """Parts times values; where a query and later tokens share a tile, it does not meet what they hold."""
-    if asked == read:
-        past = tl.arange(0, TILE)[:, None] >= tl.arange(0, TILE)[None, :]
-        mixed = tl.sum(tl.where(past[:, :, None], parts[:, :, None] * values[None, :, :], 0.0), 1)
-    else:
-        mixed = tl.dot(parts, values, input_precision="ieee")
-    return mixed
+def _forward(q_t, k, k_t, v, gate, chosen, full, part, apart, dropped, entropy, full_sum, part_sum,
+             scale, length, width, blocks, block, HELD: constexpr, MET: constexpr, WIDTH: constexpr):  # fmt: skip
+    """Of a tile of queries, as columns; the last ones first, as these see most.
 
-
-@jit
-def _forward(q, k, v, gate, chosen, full, part, apart, dropped, entropy, full_sum, part_sum,
-             scale, length, width, blocks, block, TILE: constexpr, WIDTH: constexpr):  # fmt: skip
-    head, asked = tl.program_id(0).to(tl.int64), tl.program_id(1) * TILE
-    queries, nothing = _tile(q, head, asked, length, width, TILE, WIDTH), tl.zeros((TILE,), tl.float32)
+    Whole tiles of tokens leave out what is not finite among those that the queries are of. That comes at last, token by
+    token: what is not finite must not reach earlier queries, not even times 0.
+    """
+    head, asked = tl.program_id(0).to(tl.int64) * length, (tl.num_programs(1) - 1 - tl.program_id(1)) * HELD
+    query, number, nothing = asked + tl.arange(0, HELD), tl.arange(0, WIDTH), tl.zeros((HELD,), tl.float32)
+    seeing, end = chosen + head * blocks, tl.minimum(asked + HELD, length)
+    queries = tile(q_t + head * width, number, query, width, length, length, 1)
     full_high, part_high = nothing + float("-inf"), nothing + float("-inf")
     full_total, part_total, unseen, heard = nothing, nothing, nothing, nothing
-    full_mixed, part_mixed = tl.zeros((TILE, WIDTH), tl.float32), tl.zeros((TILE, WIDTH), tl.float32)
-    for read in range(0, asked + TILE, TILE):
-        keys, values = (
-            _tile(k, head, read, length, width, TILE, WIDTH),
-            _tile(v, head, read, length, width, TILE, WIDTH),
-        )
-        every, few = _scores(queries, keys, chosen, head, asked, read, scale, length, blocks, block, TILE)
+    full_mixed, part_mixed = tl.zeros((WIDTH, HELD), tl.float32), tl.zeros((WIDTH, HELD), tl.float32)
+    for read in range(0, end, MET):
+        token = read + tl.arange(0, MET)
+        keys = tl.trans(tile(k_t + head * width, number, token, width, length, length, 1))
+        values = tile(v + head * width, token, number, length, width, width, 1)
+        scores = tl.dot(keys, queries, input_precision="ieee") * scale
+        every, few = seen(scores, seeing, query[None, :], token[:, None], length, blocks, block)
         parts, kept, full_high, full_total = _softmax(every, full_high, full_total)
-        full_mixed = full_mixed * kept[:, None] + _mixed(parts, values, asked, read, TILE)
-        unseen = unseen * kept + tl.sum(tl.where(few == every, 0.0, parts), 1)
-        heard = heard * kept + tl.sum(tl.where(every == float("-inf"), 0.0, parts * every), 1)
-        parts, kept, part_high, part_total = _softmax(few, part_high, part_total)
-        part_mixed = part_mixed * kept[:, None] + _mixed(parts, values, asked, read, TILE)
-    tokens, numbers = asked + tl.arange(0, TILE), tl.arange(0, WIDTH)
-    whole, some = full_mixed / full_total[:, None], part_mixed / part_total[:, None]
-    inside, place = tokens < length, head * length + tokens
-    own = _line(gate, head, asked, length, TILE)[:, None]
-    between = tl.abs(own * whole - own * some)
+        fewer, left, part_high, part_total = _softmax(few, part_high, part_total)
+        unseen = unseen * kept + tl.sum(tl.where(few == every, 0.0, parts), 0)
+        heard = heard * kept + tl.sum(tl.where(every == float("-inf"), 0.0, parts * every), 0)
+        values = tl.trans(tl.where((read < asked) | (tl.abs(values) < float("inf")), values, 0.0))
+        full_mixed = tl.dot(values, parts, full_mixed * kept[None, :], input_precision="ieee")
+        part_mixed = tl.dot(values, fewer, part_mixed * left[None, :], input_precision="ieee")
+    own = tile(v + head * width, query, number, length, width, width, 1)
+    for token in range(asked, tl.where(tl.sum(own * 0.0) == 0, asked, end)):
+        at, past = (head + token) * width + number, (token <= query)[None, :]
+        key, value = [tl.load(each + at, mask=number < width, other=0.0)[:, None] for each in (k, v)]
+        queries = tile(q_t + head * width, number, query, width, length, length, 1)
+        scores = tl.sum(queries * key, 0)[None, :] * scale
+        every, few = seen(scores, seeing, query[None, :], token, length, blocks, block)
+        value = tl.where(tl.abs(value) < float("inf"), 0.0, value)
+        full_mixed += tl.where(past, value * tl.exp(every - full_high), 0.0)
+        part_mixed += tl.where(past, value * tl.exp(few - part_high), 0.0)
+    whole, some = full_mixed / full_total[None, :], part_mixed / part_total[None, :]
+    inside, place = query < length, head + query
+    gates = tl.load(gate + place, mask=inside, other=0.0)[None, :]
+    between = tl.abs(gates * whole - gates * some)
     bent = tl.where(between < 1, between * between, 2 * between - 1)  # both distances are the same
-    tl.store(full + place[:, None] * width + numbers[None, :], whole, mask=inside[:, None] & (numbers < width)[None, :])
-    tl.store(part + place[:, None] * width + numbers[None, :], some, mask=inside[:, None] & (numbers < width)[None, :])
-    tl.store(apart + place, tl.sum(tl.where((numbers < width)[None, :], bent, 0.0), 1) / width, mask=inside)
+    put(full + head * width, tl.trans(whole), query, number, length, width, width, 1)
+    put(part + head * width, tl.trans(some), query, number, length, width, width, 1)
+    tl.store(apart + place, tl.sum(tl.where((number < width)[:, None], bent, 0.0), 0) / width, mask=inside)
     tl.store(dropped + place, unseen / full_total, mask=inside)
     tl.store(entropy + place, full_high + tl.log(full_total) - heard / full_total, mask=inside)
     tl.store(full_sum + place, full_high + tl.log(full_total), mask=inside)
     tl.store(part_sum + place, part_high + tl.log(part_total), mask=inside)
-
-
-@jit
-def _changes(scores, sums, to_out, inner, values):
-    """Weights of a tile, and how much the loss changes with its scores."""
-    weights = tl.where(scores == float("-inf"), 0.0, tl.exp(scores - sums[:, None]))
-    return weights, weights * (tl.dot(to_out, tl.trans(values), input_precision="ieee") - inner[:, None])
-
-
-@jit
-def _slopes(q, k, v, chosen, to_full, to_part, full_inner, part_inner, full_sum, part_sum, head, asked, read,
-            scale, length, width, blocks, block, TILE: constexpr, WIDTH: constexpr):  # fmt: skip
-    """Of a tile of queries and one of keys: both attentions' weights and what is wanted of their outputs, and the
-    change with the scores of both."""
-    queries, keys = _tile(q, head, asked, length, width, TILE, WIDTH), _tile(k, head, read, length, width, TILE, WIDTH)
-    values = _tile(v, head, read, length, width, TILE, WIDTH)
-    every, few = _scores(queries, keys, chosen, head, asked, read, scale, length, blocks, block, TILE)
-    full, part = (_tile(to_full, head, asked, length, width, TILE, WIDTH),
-                  _tile(to_part, head, asked, length, width, TILE, WIDTH))  # fmt: skip
-    whole, change = _changes(every, _line(full_sum, head, asked, length, TILE), full,
-                             _line(full_inner, head, asked, length, TILE), values)  # fmt: skip
-    some, further = _changes(few, _line(part_sum, head, asked, length, TILE), part,
-                             _line(part_inner, head, asked, length, TILE), values)  # fmt: skip
-    return queries, keys, whole, full, some, part, (change + further) * scale
-
-
-@jit
-def _queries(q, k, v, chosen, to_full, to_part, full_inner, part_inner, full_sum, part_sum, to_q,
-             scale, length, width, blocks, block, TILE: constexpr, WIDTH: constexpr):  # fmt: skip
-    head, asked = tl.program_id(0).to(tl.int64), tl.program_id(1) * TILE
-    found = tl.zeros((TILE, WIDTH), tl.float32)
-    for read in range(0, asked + TILE, TILE):
-        _, keys, _, _, _, _, change = _slopes(
-            q, k, v, chosen, to_full, to_part, full_inner, part_inner, full_sum, part_sum, head, asked, read,
-            scale, length, width, blocks, block, TILE, WIDTH)  # fmt: skip
-        found += tl.dot(change, keys, input_precision="ieee")
-    _put(to_q, found, head, asked, length, width, TILE, WIDTH)
-
-
-@jit
-def _keys(q, k, v, chosen, to_full, to_part, full_inner, part_inner, full_sum, part_sum, to_k, to_v,
-          scale, length, width, blocks, block, TILE: constexpr, WIDTH: constexpr):  # fmt: skip
-    head, read = tl.program_id(0).to(tl.int64), tl.program_id(1) * TILE
-    keys_slope, values_slope = tl.zeros((TILE, WIDTH), tl.float32), tl.zeros((TILE, WIDTH), tl.float32)
-    for asked in range(read, length, TILE):
-        queries, _, whole, full, some, part, change = _slopes(
-            q, k, v, chosen, to_full, to_part, full_inner, part_inner, full_sum, part_sum, head, asked, read,
-            scale, length, width, blocks, block, TILE, WIDTH)  # fmt: skip
-        keys_slope += tl.dot(tl.trans(change), queries, input_precision="ieee")
-        values_slope += tl.dot(tl.trans(whole), full, input_precision="ieee")
-        values_slope += tl.dot(tl.trans(some), part, input_precision="ieee")
-    _put(to_k, keys_slope, head, read, length, width, TILE, WIDTH)
-    _put(to_v, values_slope, head, read, length, width, TILE, WIDTH)
-
-
-@jit
-def _put(rows, numbers, head, first, length, width, TILE: constexpr, WIDTH: constexpr):
-    """Stores a tile of tokens."""
-    tokens, places = first + tl.arange(0, TILE), tl.arange(0, WIDTH)
-    inside = (tokens < length)[:, None] & (places < width)[None, :]
-    tl.store(rows + (head * length + tokens)[:, None] * width + places[None, :], numbers, mask=inside)
 
 
 def inputs(heads: int, size: int, chance: Generator) -> Inputs:
