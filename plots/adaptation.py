@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure import Figure, above
+from figure import Figure, above, counted
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
@@ -91,7 +91,7 @@ def draw(runs: Runs) -> Drawing:
     panels = grid.ravel()
     for panel, kind in zip(panels, ("mild", "harsh"), strict=False):
         lines(panel, runs, kind, "accuracy")
-        panel.set(title=f"{kind}: mean of {len(SEEDS)} seeds", ylabel="accuracy before each step")
+        panel.set(title=f"{kind}: mean of {counted(len(SEEDS))}", ylabel="accuracy before each step")
     lines(panels[2], runs, "harsh", "commonest")
     panels[2].set(title="harsh", ylabel="share of the commonest answer in a batch")
     panels[0].set_ylim(top=1)

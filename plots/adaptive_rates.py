@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure import Figure, above
+from figure import Figure, above, counted
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
@@ -112,7 +112,7 @@ def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
             )
     panels[2].set(yscale="log", xlabel="rounds", title="MLP, whole clients: rates by curvature")
     panels[2].legend()
-    panels[0].set(ylabel=f"training loss in the end, {len(SEEDS)} seeds")
+    panels[0].set(ylabel=f"training loss in the end, {counted(len(SEEDS))}")
     return drawing
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from figure import Figure, above
+from figure import Figure, above, counted
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
@@ -93,7 +93,7 @@ def draw(curves: Curves) -> Drawing:
         panels[2].plot(found[:, 1], found[:, 0], "s" if place > 6 else "o", color=colour, label=rule)
     for task, name in enumerate(("first", "second")):
         panels[task].axvline(30, color="grey", linewidth=0.5)
-        panels[task].set(xlabel="rounds", ylabel="test accuracy", title=f"on the {name} task, mean of {SEEDS} seeds")
+        panels[task].set(xlabel="rounds", ylabel="test accuracy", title=f"on the {name} task, mean of {counted(SEEDS)}")
     panels[2].set(xlabel="accuracy on the second task", ylabel="on the first", title="at the end, each seed")
     panels[2].legend(loc="upper left", bbox_to_anchor=(1, 1))
     return drawing

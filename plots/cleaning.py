@@ -6,7 +6,7 @@ from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure import Figure, above
+from figure import Figure, above, counted
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
@@ -82,7 +82,7 @@ def draw(runs: Runs) -> Drawing:
         for panel, noise in zip(panels, NOISE, strict=False):
             each = [runs[rule, noise, seed].metrics for seed in SEEDS]
             panel.plot(each[0].version, np.mean([rows.accuracy for rows in each], 0), color=f"C{place}", label=rule)
-            panel.set(xlabel="rounds", ylabel="test accuracy", title=f"noise {noise}: mean of {len(SEEDS)} seeds",
+            panel.set(xlabel="rounds", ylabel="test accuracy", title=f"noise {noise}: mean of {counted(len(SEEDS))}",
                       ylim=(0.75, 0.97))  # fmt: skip
     panels[0].legend(loc="lower right")
     for (place, rule), (noise, style) in product(list(enumerate(RULES))[1:], zip(NOISE, ("--", "-"), strict=True)):

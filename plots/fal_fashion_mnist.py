@@ -6,7 +6,7 @@ from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure import Figure, above
+from figure import Figure, above, counted
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.lines import Line2D
@@ -99,7 +99,7 @@ def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
             for kind, style in (("accuracy", "--"), ("robust_accuracy", "-")):
                 curve(panel, [runs[method, place, seed].metrics for seed in range(SEEDS)], kind, style, COLOUR[method])
         panel.set(xlabel="rounds", title=place, ylim=(0, 0.9))
-    panels[0].set(ylabel=f"test accuracy, mean and range of {SEEDS} seeds")
+    panels[0].set(ylabel=f"test accuracy, mean and range of {counted(SEEDS)}")
     lines = [Line2D([], [], color=COLOUR[method], label=method) for method in ("FedAvg", "FAL")]
     lines += [
         Line2D([], [], color="grey", linestyle=style, label=label)

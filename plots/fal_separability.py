@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure import Figure, above
+from figure import Figure, above, counted
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
@@ -76,7 +76,7 @@ def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
                            label=None if seed else label)  # fmt: skip
         panel.set(xlabel="rounds", title=title, yscale="log")
         panel.legend()
-    panels[0].set(ylabel=f"robust training loss, {SEEDS} seeds")
+    panels[0].set(ylabel=f"robust training loss, {counted(SEEDS)}")
     return drawing
 
 

@@ -7,7 +7,7 @@ from itertools import product
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from figure import Figure, above
+from figure import Figure, above, counted
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
@@ -88,7 +88,7 @@ def draw(losses: Losses) -> Drawing:
             curves = pd.concat(losses[alpha, weights, kind], axis=1)
             panel.plot(curves.index, curves.mean(axis=1), label=weights)
         panel.set(title=f"{kind} loss, alpha {alpha:g}", xlabel="virtual seconds", yscale="log")
-    panels[0].set(ylabel=f"training loss, mean of {SEEDS} seeds")
+    panels[0].set(ylabel=f"training loss, mean of {counted(SEEDS)}")
     panels[0].legend()
     return drawing
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure import Figure, above
+from figure import Figure, above, counted
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
@@ -71,7 +71,7 @@ def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
             values = last(runs, arm, metric)
             panel.barh(place, values.mean(), color=colour, alpha=0.35)
             panel.scatter(values, np.full(len(SEEDS), place), s=6, color=colour, zorder=3)
-        panel.set(xlabel=f"test accuracy, {title}; {len(SEEDS)} seeds", xlim=(0, 1), yticks=range(len(ARMS)))
+        panel.set(xlabel=f"test accuracy, {title}; {counted(len(SEEDS))}", xlim=(0, 1), yticks=range(len(ARMS)))
     panels[0].set_yticklabels(ARMS)
     panels[0].invert_yaxis()
     return drawing

@@ -7,7 +7,7 @@ from itertools import product
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from figure import Figure, above
+from figure import Figure, above, counted
 from matplotlib.figure import Figure as Drawing
 
 from fedsim.style import PAGE
@@ -66,7 +66,7 @@ def draw(curves: Curves) -> Drawing:
                        linestyle="-" if known == "true" else ":", label=f"{BETAS[beta]}, {KNOWN[known]}")  # fmt: skip
         panel.set(xlabel="rounds", ylabel=f"{column} on the clients' own tests")
     panels[1].set(yscale="log")
-    panels[0].set(ylim=(0.5, None), title=f"mean of {SEEDS} seeds")
+    panels[0].set(ylim=(0.5, None), title=f"mean of {counted(SEEDS)}")
     panels[0].legend()
     return drawing
 

@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 from best_beta import Cell, best, draw
-from figure import Figure, above
+from figure import Figure, above, counted
 
 BETAS = (0.0, 0.5, 1.0)
 FIGURE = Figure(
@@ -42,7 +42,7 @@ def main() -> None:
     betas = {cell: np.array([best(BETAS, row) for row in rows]) for cell, rows in losses.items()}
     judge(losses, betas)
     curves = {f"h = {h}": losses[h, RARE] for h in SWAPS}
-    title = f"p = {RARE}, {SEEDS} seeds, mean and deviation"
+    title = f"p = {RARE}, {counted(SEEDS)}, mean and deviation"
     FIGURE.end(lambda: draw(betas, BETAS, curves, "fraction of labels swapped", "test loss, last half", title))
 
 

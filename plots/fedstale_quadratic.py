@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 from best_beta import Cell, best, draw
-from figure import Figure, above
+from figure import Figure, above, counted
 
 BETAS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 SPREADS = {0.0: 0.0, 0.5: 0.25, 1.0: 0.5}
@@ -43,7 +43,7 @@ def main() -> None:
     betas = {cell: np.array([best(BETAS, row) for row in rows]) for cell, rows in losses.items()}
     judge(losses, betas)
     curves = {f"p = {p}": losses[1.0, p] / losses[1.0, p][:, :1] for p in CHANCES}
-    title = f"h = 1, {SEEDS} seeds, mean and deviation"
+    title = f"h = 1, {counted(SEEDS)}, mean and deviation"
     FIGURE.end(lambda: draw(betas, BETAS, curves, "data heterogeneity h", "excess loss, in parts of beta = 0", title))
 
 

@@ -48,6 +48,15 @@ class Verdict:
     figures: str
 
 
+def counted(seeds: int) -> str:
+    """So many seeds, in words.
+
+    >>> counted(1), counted(5)
+    ('1 seed', '5 seeds')
+    """
+    return f"{seeds} seed{'' if seeds == 1 else 's'}"
+
+
 def above(claim: str, values: Sequence[float], least: float) -> Verdict:
     """Judge that a mean lies above a bound, from one value a seed.
 
@@ -56,7 +65,7 @@ def above(claim: str, values: Sequence[float], least: float) -> Verdict:
     """
     mean, half = mean_and_half(values)
     outcome = "PASS" if mean - half > least else "FAIL" if mean + half < least or not half else "INCONCLUSIVE"
-    return Verdict(claim, outcome, f"{mean:.4g} +- {half:.2g} over {len(values)} seeds, bound {least:g}")
+    return Verdict(claim, outcome, f"{mean:.4g} +- {half:.2g} over {counted(len(values))}, bound {least:g}")
 
 
 def deviation(values: np.ndarray) -> np.ndarray:

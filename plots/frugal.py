@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure import Figure, above
+from figure import Figure, above, counted
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
@@ -101,7 +101,7 @@ def draw(runs: Runs) -> Drawing:
         means = [losses(runs, kind, rate).mean() for rate in RATES]
         panels[2].plot(RATES, means, "o-", color=f"C{place}", label=kind, markersize=3)
     by_memory(runs, panels[1])
-    panels[0].set(xlabel="rounds", ylabel="training loss", yscale="log", title=f"rate {RATE}, mean of {SEEDS} seeds")
+    panels[0].set(xlabel="rounds", ylabel="training loss", yscale="log", title=f"rate {RATE}, mean of {counted(SEEDS)}")
     panels[2].set(xlabel="learning rate", ylabel="final training loss", xscale="log", yscale="log", title="by rate")
     panels[2].legend()
     return drawing

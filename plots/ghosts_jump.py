@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
-from figure import Figure, above
+from figure import Figure, above, counted
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
@@ -87,7 +87,7 @@ def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
             panel.axvline(12, color="grey", linestyle=":", linewidth=0.8)
             panel.set(title=f"rate {rate}, times {factor}", xlabel="rounds", ylim=(0, 1))
     for row in panels:
-        row[0].set(ylabel=f"test accuracy, {len(SEEDS)} seeds")
+        row[0].set(ylabel=f"test accuracy, {counted(len(SEEDS))}")
     panels[0, 0].legend()
     return drawing
 

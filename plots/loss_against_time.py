@@ -7,7 +7,7 @@ from itertools import product
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from figure import Figure, above
+from figure import Figure, above, counted
 from matplotlib.figure import Figure as Drawing
 
 from fedsim.style import PAGE
@@ -82,7 +82,7 @@ def draw(curves: Curves, same: float) -> Drawing:
     panels[-1].set(title=f"F-80, lr {same} for all")
     for panel in panels:
         panel.set(xlabel="virtual time in rounds of the slowest client", yscale="log")
-    panels[0].set(ylabel=f"training loss, mean of {len(kept(curves, 'F-0', 'FedAvg'))} seeds")
+    panels[0].set(ylabel=f"training loss, mean of {counted(len(kept(curves, 'F-0', 'FedAvg')))}")
     panels[0].legend()
     return drawing
 

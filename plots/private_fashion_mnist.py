@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure import Figure, above, deviation
+from figure import Figure, above, counted, deviation
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
@@ -73,7 +73,7 @@ def draw(runs: Runs) -> Drawing:
         spreads = [deviation(accuracy(runs, arm)) for arm in arms]
         curve.errorbar([epsilon(runs, arm) for arm in arms], means, spreads, fmt=style, label=label)
     curve.axhline(accuracy(runs, "no noise").mean(), linestyle=":", color="grey", label="clipped alone")
-    curve.set(xscale="log", xlabel="epsilon at delta 1e-5", ylabel=f"test accuracy, mean of {SEEDS} seeds")
+    curve.set(xscale="log", xlabel="epsilon at delta 1e-5", ylabel=f"test accuracy, mean of {counted(SEEDS)}")
     curve.legend()
     for place, arm in enumerate(ARMS):
         rows = runs[arm][0].metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from figure import Figure, above
+from figure import Figure, above, counted
 from matplotlib.figure import Figure as Drawing
 
 from fedsim.style import PAGE
@@ -71,7 +71,7 @@ def draw(runs: Runs) -> Drawing:
     for panel in panels[:2]:
         panel.set_yscale("log")
     panels[0].legend()
-    panels[0].set_title(f"{SEEDS} seeds")
+    panels[0].set_title(f"{counted(SEEDS)}")
     return drawing
 
 

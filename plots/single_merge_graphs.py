@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure import Figure, above, deviation
+from figure import Figure, above, counted, deviation
 from matplotlib.figure import Figure as Drawing
 from merges import Runs, runs_of
 
@@ -60,7 +60,8 @@ def draw(runs: Runs) -> Drawing:
             bars.bar(place, values.mean(), yerr=deviation(values), color="C0", alpha=alpha, capsize=3)
         traffic.bar(place, np.mean([rows.bytes_up.iloc[-1] for rows in runs[kind]]) / 1e6, color="C1")
     bars.set(
-        ylabel="accuracy", title=f"agents' mean before the merge (dark), merged (light); {len(FIGURE.seeds(3))} seeds"
+        ylabel="accuracy",
+        title=f"agents' mean before the merge (dark), merged (light); {counted(len(FIGURE.seeds(3)))}",
     )
     traffic.set(ylabel="MB sent by all", yscale="log")
     traffic.set_xticks(range(len(KINDS)), KINDS, rotation=20)

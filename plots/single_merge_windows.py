@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from figure import Figure, above, deviation
+from figure import Figure, above, counted, deviation
 from matplotlib.figure import Figure as Drawing
 from merges import RESNET, runs_of
 
@@ -70,7 +70,7 @@ def draw(curves: Accuracies) -> Drawing:
     bars.set(
         xlabel="window of global merges",
         ylabel="mean accuracy of the agents",
-        title=f"peak (light) and final, {len(FIGURE.seeds(3))} seeds",
+        title=f"peak (light) and final, {counted(len(FIGURE.seeds(3)))}",
     )
     panel.set(xlabel="rounds", title="one seed")
     panel.legend()

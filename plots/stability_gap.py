@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure import Figure, above, deviation
+from figure import Figure, above, counted, deviation
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
@@ -128,7 +128,7 @@ def draw(runs: Runs) -> Drawing:
     drawing, grid = plt.subplots(2, 2, figsize=(PAGE, 4.9))
     for panel, name in zip(grid.flat, ("replay, one training a task", "replay"), strict=False):
         by_steps(panel, [curve for seed in SEEDS for curve in curves(runs[name, seed])])
-        panel.set(title=f"{name}: mean of {len(SEEDS)} seeds and 5 clients", ylim=(0.7, 1.01))
+        panel.set(title=f"{name}: mean of {counted(len(SEEDS))} and 5 clients", ylim=(0.7, 1.01))
     for task in range(TASKS):
         mean = np.mean([of_servers(runs["replay", seed], task) for seed in SEEDS], 0)
         taken = STEPS // ROUNDS * np.arange(len(mean))
