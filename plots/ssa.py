@@ -63,7 +63,7 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Each measure by rounds, a line a seed."""
-    drawing, panels = plt.subplots(1, len(MEASURES), figsize=(PAGE, 1.83077))
+    drawing, panels = plt.subplots(1, len(MEASURES), figsize=(PAGE, 2.0))
     for panel, (column, title) in zip(panels, MEASURES.items(), strict=True):
         for place, mode in enumerate(MODES):
             for seed in SEEDS:
@@ -71,7 +71,7 @@ def draw(runs: Runs) -> Drawing:
                 panel.plot(rows.version, rows[column], f"C{place}", label=mode if seed == SEEDS[0] else None)
         panel.set(xlabel="rounds", title=title)
     panels[1].axhline(0, color="black", linewidth=0.6)
-    panels[0].legend(title="learnt by")
+    drawing.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(MODES))
     return drawing
 
 
