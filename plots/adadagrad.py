@@ -6,7 +6,7 @@ from math import ceil
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure import Figure, above
+from figure import Figure, above, legend_above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
@@ -96,7 +96,7 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Accuracy against steps; sizes and loss by rounds."""
-    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3))
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.5))
     colours = dict(zip(KINDS, (*(f"C{place}" for place in range(7)), "#999999"), strict=True))
     for optimizer, marker in zip(OPTIMIZERS, "ox", strict=True):
         for kind in KINDS if optimizer == "adagrad" else NORM:
@@ -116,7 +116,7 @@ def draw(runs: Runs) -> Drawing:
     panels[0].set(xlabel="steps of a client in all", ylabel="test accuracy", xscale="log",
                   title="o: AdaGrad, x: AdaGrad-Norm; a mark a seed")  # fmt: skip
     panels[0].set_xticks(ticks := [20, 50, 100, 200, 500], list(map(str, ticks)))
-    panels[0].legend(loc="lower right")
+    legend_above(drawing, panels[0], columns=len(KINDS))
     panels[1].set(xlabel="rounds", ylabel="batch (mean over clients and seeds)", yscale="log", title="AdaGrad")
     panels[2].set(xlabel="rounds, of as many examples", ylabel="training loss", yscale="log", title="AdaGrad, means")
     panels[1].set_yticks(ticks := [8, 20, 50, 100, 200], list(map(str, ticks)))

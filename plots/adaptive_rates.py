@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure import Figure, above, counted
+from figure import Figure, above, counted, legend_above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
@@ -96,14 +96,13 @@ def claim(words: str, gain: np.ndarray, least: float) -> None:
 
 def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
     """Loss by rate for each schedule, and by rounds for DAL."""
-    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3))
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.7))
     for panel, (model, (_, rates)) in zip(panels, MODELS.items(), strict=False):
         for place, schedule in enumerate(SCHEDULES):
             cells = np.array([loss(runs, model, schedule, rate) for rate in rates])
             panel.errorbar(rates, cells.mean(1), [cells.mean(1) - cells.min(1), cells.max(1) - cells.mean(1)],
                            color=f"C{place}", label=schedule, marker="o", markersize=3)  # fmt: skip
         panel.set(xscale="log", yscale="log", xlabel="learning rate", title=f"{model}: schedules")
-        panel.legend()
     for place, source in enumerate(SOURCES):
         for seed in SEEDS:
             rows = runs["whole", source, 0.0, seed].metrics
@@ -111,7 +110,8 @@ def draw(runs: dict[Key, fedsim.Run]) -> Drawing:
                 rows.version, rows.train_loss, color=f"C{place}", linewidth=0.8, label=None if seed else source
             )
     panels[2].set(yscale="log", xlabel="rounds", title="MLP, whole clients: rates by curvature")
-    panels[2].legend()
+    legend_above(drawing, panels[0], columns=3, side="left")
+    legend_above(drawing, panels[2], columns=3, side="right")
     panels[0].set(ylabel=f"training loss in the end, {counted(len(SEEDS))}")
     return drawing
 

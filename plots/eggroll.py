@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from figure import Figure, above
+from figure import Figure, above, legend_above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
@@ -72,7 +72,7 @@ def at_bytes(runs: Runs, way: object, sent: np.ndarray) -> np.ndarray:
 
 def draw(runs: Runs) -> Drawing:
     """Accuracy by rounds for populations and for ranks, and by bytes."""
-    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3), sharey=True)
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.5), sharey=True)
     looks = {"sgd": ("black", "SGD"), **{(n, 1): (f"C{i}", f"N = {n}, r = 1") for i, n in enumerate(POPULATIONS)},
              **{(64, r): (f"C{i}", f"N = 64, r = {r}") for i, r in enumerate(RANKS[1:], 3)}}  # fmt: skip
     shown = (["sgd", *((n, 1) for n in POPULATIONS)], ["sgd", *((64, r) for r in RANKS)], list(looks))
@@ -86,8 +86,7 @@ def draw(runs: Runs) -> Drawing:
     panels[0].set(xlabel="rounds", ylabel="test accuracy", title="by population", ylim=(0.2, 1.0), xticks=(0, 10, 20))
     panels[1].set(xlabel="rounds", title="by rank", xticks=(0, 10, 20))
     panels[2].set(xlabel="kB on the way up, all clients", title="by traffic", xscale="log")
-    for panel in panels:
-        panel.legend(loc="lower right")
+    legend_above(drawing, panels[2])
     return drawing
 
 

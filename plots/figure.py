@@ -23,6 +23,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from rich.console import Console
 from rich.progress import Progress
@@ -55,6 +56,11 @@ def counted(seeds: int) -> str:
     ('1 seed', '5 seeds')
     """
     return f"{seeds} seed{'' if seeds == 1 else 's'}"
+
+
+def legend_above(drawing: Drawing, panel: Axes, columns: int = 6, side: str = "center") -> None:
+    """What a panel's colours stand for, over all panels, where it covers nothing."""
+    drawing.legend(*panel.get_legend_handles_labels(), loc=f"outside upper {side}", ncols=columns)
 
 
 def above(claim: str, values: Sequence[float], least: float) -> Verdict:

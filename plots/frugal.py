@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure import Figure, above, counted
+from figure import Figure, above, counted, legend_above
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
@@ -94,7 +94,7 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Loss by rounds, by memory and by rate."""
-    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3))
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.7))
     for place, kind in enumerate(KINDS):
         rounds = [runs[kind, RATE, seed].metrics for seed in range(SEEDS)]
         panels[0].plot(rounds[0].version, np.mean([rows.train_loss for rows in rounds], axis=0), color=f"C{place}")
@@ -103,7 +103,7 @@ def draw(runs: Runs) -> Drawing:
     by_memory(runs, panels[1])
     panels[0].set(xlabel="rounds", ylabel="training loss", yscale="log", title=f"rate {RATE}, mean of {counted(SEEDS)}")
     panels[2].set(xlabel="learning rate", ylabel="final training loss", xscale="log", yscale="log", title="by rate")
-    panels[2].legend()
+    legend_above(drawing, panels[2], columns=3)
     return drawing
 
 

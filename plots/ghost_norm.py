@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure import Figure, above
+from figure import Figure, above, legend_above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
@@ -96,7 +96,7 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Accuracy by kind, loss by steps, distance by steps."""
-    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3))
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.5))
     low, high = RATES
     for place, (kind, (_, steps, _)) in enumerate(KINDS.items()):
         for rate, marker in ((low, "o"), (high, "x")):
@@ -112,7 +112,7 @@ def draw(runs: Runs) -> Drawing:
     panels[0].set(yticks=range(len(KINDS)), yticklabels=list(KINDS), xlabel="test accuracy", ylim=(5.5, -0.5),
                   title=f"o: rate {low}, x: rate {high}; a mark a seed")  # fmt: skip
     panels[1].set(xlabel="steps of a client", ylabel="training loss", yscale="log", title=f"rate {low}, means")
-    panels[1].legend()
+    legend_above(drawing, panels[1])
     panels[2].set(xlabel="steps of a client (spread a little)", ylabel="distance from the start", xscale="log",
                   title=f"rate {low}")  # fmt: skip
     panels[2].set_xticks([30, 60, 120, 240], ["30", "60", "120", "240"])

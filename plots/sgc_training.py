@@ -5,7 +5,7 @@ from __future__ import annotations
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from figure import Figure, above, counted
+from figure import Figure, above, counted, legend_above
 from matplotlib.figure import Figure as Drawing
 
 from fedsim.style import PAGE
@@ -60,7 +60,7 @@ def judge(runs: Runs) -> None:
 
 def draw(runs: Runs) -> Drawing:
     """Loss against time, against gradients, and accuracy against time."""
-    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.3))
+    drawing, panels = plt.subplots(1, 3, figsize=(PAGE, 2.5))
     axes = (("time_s", "loss"), ("version", "loss"), ("time_s", "accuracy"))
     for panel, (x, y) in zip(panels, axes, strict=True):
         for arm, colour in ARMS.items():
@@ -70,7 +70,7 @@ def draw(runs: Runs) -> Drawing:
                   ylabel=f"test {y}, mean of four models")  # fmt: skip
     for panel in panels[:2]:
         panel.set_yscale("log")
-    panels[0].legend()
+    legend_above(drawing, panels[0])
     panels[0].set_title(f"{counted(SEEDS)}")
     return drawing
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
-from figure import Figure, above
+from figure import Figure, above, legend_above
 from matplotlib.figure import Figure as Drawing
 
 import fedsim
@@ -71,7 +71,7 @@ def draw(runs: Runs) -> Drawing:
                 panel.plot(rows.version, rows[column], f"C{place}", label=mode if seed == SEEDS[0] else None)
         panel.set(xlabel="rounds", title=title)
     panels[1].axhline(0, color="black", linewidth=0.6)
-    drawing.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(MODES))
+    legend_above(drawing, panels[0])
     return drawing
 
 
