@@ -105,7 +105,7 @@ def check_origin(experiment: Experiment, facts: Mapping[str, Any]) -> list[str]:
     """What is to be said of where a checkpoint comes from."""
     if facts["scenario"] != experiment.arm.digest:
         raise ScenarioError("scenario.yaml: it was changed after this run had begun; run the changed one anew")
-    if facts["data"] != experiment.dataset.digest:
+    if facts.get("data") != experiment.dataset.digest:
         data = experiment.arm.keys.data.name
         raise ScenarioError(f"data.{data}: these are other examples than this run had begun with; run it anew")
     here, there = {name: version(name) for name in VERSIONS}, facts["versions"]

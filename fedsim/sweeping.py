@@ -106,11 +106,8 @@ def sweep(
     arms = scenario.read(source, overrides)
     if arms[0].label == scenario.SINGLE:
         raise ScenarioError("there is nothing to sweep: expected several values of a key, such as seed=0..9")
-    place = device_of(device)
-    if ray is not None:
-        need_ray()
-    if ray is not None and place != CPU:
-        raise ScenarioError("device: machines of a cluster compute on their CPUs; expected no other device with ray")
+    place, workers = device_of(device), workers or os.cpu_count() or 1
+    pool = processes(workers) if ray is None else cluster(ray, workers, place)
     data = None if data is None else Path(data).resolve()
     names = _timelines(arms, data)
     stem = "scenario" if isinstance(source, Mapping) else Path(source).stem
@@ -118,8 +115,6 @@ def sweep(
     if fresh or not (path / COMPARISON).exists():
         RunFolder(path, scenario.folded(arms)).comparison({arm.label: arm.coordinates for arm in arms})
     todo = [arm for arm in arms if Run(path / arm.label).receipt.get("scenario") != arm.digest]
-    workers = workers or os.cpu_count() or 1
-    pool = processes(workers) if ray is None else cluster(ray, workers)
     done = len(arms) - len(todo)
     for job in pool(_jobs(todo, names, path, data, workers, place)):
         for folder in job.paths:
@@ -167,8 +162,11 @@ def processes(workers: int) -> Pool:
     return work
 
 
-def cluster(address: str, workers: int) -> Pool:
-    """Workers of a Ray cluster; what is lost with one is done by another."""
+def cluster(address: str, workers: int, device: torch.device = CPU) -> Pool:
+    """Workers of a Ray cluster; what is lost with one is done by another. ScenarioError with another device."""
+    need_ray()
+    if device != CPU:
+        raise ScenarioError("device: machines of a cluster compute on their CPUs; expected no other device with ray")
 
     def work(jobs: Sequence[Job]) -> Iterator[Job]:
         ray = connect(address, workers)

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from loading import loaded
 
 FILE = Path(__file__).parent.parent / "bench" / "cohorts.py"
 
 
 @pytest.fixture
 def cohorts(monkeypatch) -> ModuleType:
-    """By its place, as `kernels/bench.py` has the folder's name."""
-    spec = importlib.util.spec_from_file_location("cohorts", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "cohorts", module)
-    spec.loader.exec_module(module)
+    """On small batches."""
+    module = loaded(FILE, monkeypatch)
     monkeypatch.setattr(module, "BATCH", 2)
     return module
 

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from fedsim_kernels import OPS
+from loading import loaded
 
 BENCH = Path(__file__).parent.parent / "kernels" / "bench.py"
 needs_triton = pytest.mark.skipif(
@@ -56,13 +57,9 @@ def test_it_names_a_wrong_op_and_leaves_it_out(tmp_path) -> None:
 
 @pytest.fixture
 def bench(monkeypatch) -> ModuleType:
-    """By its place, as the folder `bench` has its name; ops are tried on few numbers, on a card that is not there."""
-    spec = importlib.util.spec_from_file_location("kernel_bench", BENCH)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    """Ops are tried on few numbers, on a card that is not there."""
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    spec.loader.exec_module(module)
+    module = loaded(BENCH, monkeypatch)
     monkeypatch.setattr(module, "given", lambda op: op.inputs(3, 4096, torch.Generator().manual_seed(0)))
     monkeypatch.setattr(module, "ceilings", lambda: {"bytes": 1e12, "torch.float32": 1e13, "torch.float64": 1e12})
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "pretended")

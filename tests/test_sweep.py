@@ -14,14 +14,16 @@ import torch
 from test_experiment import SMALL, command
 
 import fedsim
-from fedsim import sweeping
+from fedsim import scenario, sweeping
 from fedsim.accelerator import CPU
 from fedsim.axes import override
 from fedsim.checkpoints import FOLDER, Checkpoints
 from fedsim.conduct import conduct
 from fedsim.errors import Interrupted, RunFailed, ScenarioError
+from fedsim.experiment import assemble
 from fedsim.intervals import mean_and_half
 from fedsim.processes import Killed
+from fedsim.repeating import check_origin
 from fedsim.results import Run
 from fedsim.summary import summary
 from fedsim.sweeping import Job, sweep
@@ -216,3 +218,28 @@ def test_a_killed_process_of_a_comparison_says_how_to_go_on(tmp_path, monkeypatc
     monkeypatch.setattr("fedsim.conduct.side_by_side", killed)
     with pytest.raises(RunFailed, match=r"was killed; what is finished stays; go on with: fedsim resume .*scenario/"):
         fedsim.run(SMALL | {"sweep": {"seed": [0, 1]}}, out=tmp_path, workers=2)
+
+
+def test_who_stops_a_comparison_lets_nothing_more_begin(tmp_path, monkeypatch) -> None:
+    over = []
+
+    def endless(do, jobs, workers):
+        try:
+            yield from ((job, []) for job in jobs)
+        finally:
+            over.append(workers)
+
+    def stop(label, done, total) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fedsim.conduct.side_by_side", endless)
+    with pytest.raises(Interrupted) as why:
+        fedsim.run(SMALL | {"sweep": {"seed": [0, 1]}}, out=tmp_path, workers=2, finished=stop)
+    assert over == [2], why
+
+
+def test_a_checkpoint_that_does_not_name_its_data_is_refused(tmp_path) -> None:
+    made = assemble(scenario.read(SMALL)[0])
+    facts = {"scenario": made.arm.digest, "versions": {}}
+    with pytest.raises(ScenarioError, match="these are other examples"):
+        check_origin(made, facts)

@@ -6,8 +6,8 @@ import torch
 from torch import Generator, Tensor
 
 from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
-from fedsim_kernels.op import Inputs, Op
-from fedsim_kernels.tiles import put, sizes, tile
+from fedsim_kernels.op import Inputs, Op, layer_sizes
+from fedsim_kernels.tiles import put, tile
 
 ROWS, COLUMNS, INNER = 16, 64, 32
 """Of a tile of results, and how much of their sums at a time; a product of matrices wants 16 of each."""
@@ -70,7 +70,7 @@ def _product(
 
 def inputs(members: int, size: int, chance: Generator) -> Inputs:
     """Members with a few examples of so many numbers, and results, rank 3, and signs that go opposite ways."""
-    (batch, units), scale = sizes(size), max(1, size) ** -0.5
+    (batch, units), scale = layer_sizes(size), max(1, size) ** -0.5
     return {
         "x": torch.randn(members, batch, size, generator=chance),
         "weight": scale * torch.randn(units, size, generator=chance),

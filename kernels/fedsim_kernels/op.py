@@ -57,3 +57,8 @@ class Op:
     """Arguments with a row for each client, if what happens to one does not depend on the others."""
     timed: tuple[int, int] = (64, 2**20)
     """Rows, and numbers in each, that it is timed on."""
+
+
+def layer_sizes(size: int) -> tuple[int, int]:
+    """Examples of a client and units of a layer that ops are tried on; with many inputs as many as one trains with."""
+    return (32, 256) if size >= 4000 else (17, 33)

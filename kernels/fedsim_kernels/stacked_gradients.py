@@ -6,8 +6,8 @@ import torch
 from torch import Generator, Tensor
 
 from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
-from fedsim_kernels.op import Inputs, Op
-from fedsim_kernels.tiles import put, sizes, tile
+from fedsim_kernels.op import Inputs, Op, layer_sizes
+from fedsim_kernels.tiles import put, tile
 
 ROWS, COLUMNS, INNER = 32, 128, 16
 """Of a tile of results, and how many examples are added up at a time; a product of matrices wants 16 of each."""
@@ -60,7 +60,7 @@ def _gradients(
 
 def inputs(clients: int, size: int, chance: Generator) -> Inputs:
     """Clients with a few examples of so many numbers, and units."""
-    batch, units = sizes(size)
+    batch, units = layer_sizes(size)
     return {
         "slope": torch.randn(clients, batch, units, generator=chance),
         "given": torch.randn(clients, batch, size, generator=chance),

@@ -11,8 +11,8 @@ from torch.autograd.function import once_differentiable
 
 from fedsim_kernels import stacked_gradients, stacked_slopes
 from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
-from fedsim_kernels.op import Inputs, Op
-from fedsim_kernels.tiles import put, sizes, tile
+from fedsim_kernels.op import Inputs, Op, layer_sizes
+from fedsim_kernels.tiles import put, tile
 
 ROWS, COLUMNS, INNER = 16, 64, 32
 """Of a tile of results, and how much of their sums at a time; a product of matrices wants 16 of each."""
@@ -85,7 +85,7 @@ def _layer(
 
 def inputs(clients: int, size: int, chance: Generator) -> Inputs:
     """Clients with a few examples of so many numbers, and hidden units."""
-    batch, units = sizes(size)
+    batch, units = layer_sizes(size)
     return {
         "x": torch.randn(clients, batch, size, generator=chance),
         "weight": max(1, size) ** -0.5 * torch.randn(clients, units, size, generator=chance),

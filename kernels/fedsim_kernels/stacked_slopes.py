@@ -6,8 +6,8 @@ import torch
 from torch import Generator, Tensor
 
 from fedsim_kernels.language import constexpr, jit, picked, pieces, tl
-from fedsim_kernels.op import Inputs, Op
-from fedsim_kernels.tiles import put, sizes, tile
+from fedsim_kernels.op import Inputs, Op, layer_sizes
+from fedsim_kernels.tiles import put, tile
 
 ROWS, COLUMNS, INNER = 16, 128, 32
 """Of a tile of results, and how much of their sums at a time; a product of matrices wants 16 of each."""
@@ -62,7 +62,7 @@ def _slopes(
 
 def inputs(clients: int, size: int, chance: Generator) -> Inputs:
     """Clients with a few examples and units, and so many inputs, about half of them 0."""
-    batch, units = sizes(size)
+    batch, units = layer_sizes(size)
     return {
         "slope": torch.randn(clients, batch, units, generator=chance),
         "weight": units**-0.5 * torch.randn(clients, units, size, generator=chance),

@@ -5,11 +5,6 @@ from __future__ import annotations
 from fedsim_kernels.language import jit, tl
 
 
-def sizes(size: int) -> tuple[int, int]:
-    """Examples of a client and units of a layer that ops are tried on; on many numbers, as many as one trains with."""
-    return (32, 256) if size >= 4000 else (17, 33)
-
-
 @jit
 def tile(matrix, rows, columns, height, width, row, step):
     """Numbers (rows, columns) of a matrix (height, width), whose rows and columns are so far apart."""
